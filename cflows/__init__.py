@@ -1,0 +1,19 @@
+"""Central flows: what an optimizer at the edge of stability does on average (arXiv 2410.24206)."""
+
+from . import quadratic, sdcp
+from .errors import ConvergenceError, DivergenceError
+from .objective import Objective
+from .optimizers import GradientDescent, RMSProp, ScalarRMSProp
+from .simulation import simulate
+
+__all__ = [
+    "ConvergenceError",
+    "DivergenceError",
+    "GradientDescent",
+    "Objective",
+    "RMSProp",
+    "ScalarRMSProp",
+    "quadratic",
+    "sdcp",
+    "simulate",
+]

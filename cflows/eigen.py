@@ -1,0 +1,162 @@
+"""Top eigenpairs of the effective Hessian P⁻¹H, from Hessian-vector products and a good guess.
+
+Along a trajectory the eigenvectors move slowly, so each solve starts from the last one's answer. The method is block
+Lanczos written as Rayleigh-Ritz in a growing basis (the Davidson method without a preconditioner): extend the basis by
+the residuals of the pairs that are not good enough yet, restart it from the best Ritz vectors when it gets large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .errors import ConvergenceError
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """Leading eigenpairs of P⁻¹H, Hu = λPu, in descending order.
+
+    Attributes
+    ----------
+    values : Tensor (k,)
+        Eigenvalues (Ritz values: never above the true ones, and short of them by at most residual² / gap).
+    U : Tensor (n, k)
+        Right eigenvectors, P-orthonormal: UᵀPU = I.
+    HU : Tensor (n, k)
+        Their Hessian-vector products.
+    residuals : Tensor (k,)
+        ‖P^{-1/2}(Hu - λPu)‖, in the units of the eigenvalues.
+    spare : Tensor (n, s)
+        Further Ritz vectors that come for free, good only for starting the next solve.
+    products : int
+        Hessian-vector products spent.
+    converged : bool
+        Whether every residual met the tolerance.
+    """
+
+    values: Float[Tensor, "k"]
+    U: Float[Tensor, "n k"]
+    HU: Float[Tensor, "n k"]
+    residuals: Float[Tensor, "k"]
+    spare: Float[Tensor, "n s"]
+    products: int
+    converged: bool
+
+    @property
+    def start(self) -> Float[Tensor, "n k+s"]:
+        """Where the next solve begins."""
+        return torch.cat([self.U, self.spare], dim=1)
+
+
+def top_eigenpairs(
+    hvp: Callable[[Float[Tensor, "n k"]], Float[Tensor, "n k"]],
+    p: Float[Tensor, "n"],
+    k: int,
+    start: Float[Tensor, "n j"] | None = None,
+    tol: float = 1e-2,
+    max_products: int | None = None,
+    throw: bool = True,
+) -> Eigenpairs:
+    """The k largest eigenvalues of P⁻¹H and their right eigenvectors, P = diag(p).
+
+    Parameters
+    ----------
+    hvp : callable (n, j) -> (n, j)
+        Products with the symmetric matrix H.
+    p : Tensor (n,), positive
+        Diagonal of the preconditioner; fixes dtype and device.
+    k : int
+        Pairs wanted, 1 to n.
+    start : Tensor (n, j), optional
+        Guesses of the eigenvectors, such as `Eigenpairs.start` at the last point. Random when there are none; one
+        random direction is always added, since a direction orthogonal to every guess would never be found.
+    tol : float
+        A pair is accepted when its residual ‖P^{-1/2}(Hu - λPu)‖ ≤ tol · max|λ|. The eigenvalue's own error is of the
+        order of the residual's square.
+    max_products : int, optional
+        Give up after this many products (default 50 k + 200).
+    throw : bool
+        Raise if not converged (otherwise see `Eigenpairs.converged`).
+
+    Returns
+    -------
+    Eigenpairs
+
+    Raises
+    ------
+    ValueError
+        If k is out of range, p is not positive, or H gives values that are not finite.
+    ConvergenceError
+        If the products are spent and ``throw`` is set; its ``solution`` holds what was reached.
+
+    Notes
+    -----
+    A multiple eigenvalue is found with one vector for each of its directions as long as the starting block and the
+    residuals span them; the block is never smaller than the number of pairs that have not converged.
+    """
+    n = p.numel()
+    if not 1 <= k <= n:
+        raise ValueError(f"k is {k}; with {n} weights it must be from 1 to {n}")
+    if not (p > 0).all():
+        raise ValueError(
+            f"p must be positive, {int((p <= 0).sum())} of its {n} entries are not (smallest {p.min().item():.3g}): a "
+            "weight whose gradient is exactly zero has no step size; set the optimizer's eps above 0"
+        )
+    root = p.sqrt()[:, None]
+    limit = 50 * k + 200 if max_products is None else max_products
+    keep = min(n, 2 * k + 1)  # Ritz vectors kept at a restart
+    widest = min(n, max(4 * k, k + 20))
+
+    generator = np.random.default_rng(n * 1000 + k)
+    width = 1 if start is not None and start.shape[1] >= k else k + 1
+    probe = torch.as_tensor(generator.standard_normal((n, width)), dtype=p.dtype, device=p.device)
+    block = probe if start is None else torch.cat([start * root, probe], dim=1)
+    Q = p.new_empty(n, 0)
+    MQ = p.new_empty(n, 0)
+    products = 0
+    while True:
+        block = _orthonormalise(block, Q)[:, : n - Q.shape[1]]
+        Q = torch.cat([Q, block], dim=1)
+        MQ = torch.cat([MQ, hvp(block / root) / root], dim=1)
+        products += block.shape[1]
+        gram = (Q.T @ MQ).double().cpu().numpy()
+        if not np.isfinite(gram).all():
+            raise ValueError("Hessian-vector products are not finite; the loss has overflowed or is NaN at these weights")
+        theta, S = np.linalg.eigh((gram + gram.T) / 2)
+        theta, S = theta[::-1], torch.as_tensor(S[:, ::-1].copy(), dtype=p.dtype, device=p.device)
+        j = min(k, len(theta))
+        Y, MY = Q @ S[:, :j], MQ @ S[:, :j]
+        values = torch.as_tensor(theta[:j].copy(), dtype=p.dtype, device=p.device)
+        R = MY - Y * values
+        residuals = R.norm(dim=0)
+        bad = residuals > tol * max(abs(theta).max(), 1e-30)
+        converged = j == k and not bool(bad.any())
+        if converged or products >= limit or Q.shape[1] == n:
+            spare = Q @ S[:, j : j + 2] / root
+            converged = converged or Q.shape[1] == n
+            pairs = Eigenpairs(values, Y / root, MY * root, residuals, spare, products, converged)
+            if throw and not converged:
+                raise ConvergenceError(
+                    f"{k} eigenpairs of the effective Hessian did not converge in {products} products: residuals "
+                    f"{residuals.max().item():.2g}, wanted {tol * abs(theta).max():.2g}; allow more products or a larger "
+                    "tol (float32 can't do better than about 1e-5)",
+                    pairs,
+                )
+            return pairs
+        if Q.shape[1] + int(bad.sum()) > widest:
+            Q, MQ = Q @ S[:, :keep], MQ @ S[:, :keep]
+        block = R[:, bad]
+
+
+def _orthonormalise(block: Tensor, Q: Tensor) -> Tensor:
+    """Orthonormal basis of the block's part outside span Q (twice is enough: Giraud et al., 2005)."""
+    for _ in range(2):
+        block = block - Q @ (Q.T @ block)
+        block = torch.linalg.qr(block).Q
+    return block

@@ -1,0 +1,156 @@
+"""The stable flow and the central flow of an optimizer, one step at a time.
+
+State: weights w, the average ν, and the time t in optimizer steps. With c = (1-β₂)/β₂ and Σ = UXUᵀ the covariance of the
+oscillation over the critical eigenvectors U of P⁻¹H (those with eigenvalues near 2),
+
+    dw/dt = -P⁻¹ (∇L + ½ ∇⟨Σ, H⟩)            dν/dt = c (moment(∇L² + 4p² ⊙ diag Σ) - ν)
+
+(equation "ansatz" of the chapter). Σ = 0 gives the stable flow. The central flow's Σ keeps every eigenvalue at or below 2
+and is zero where an eigenvalue is below 2. To first order in time the matrix 2P - H seen along U moves as
+A + dt (α + B[X]), so that over a step X solves SDCP(A + dt α, dt B).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from . import sdcp
+from .errors import DivergenceError
+from .objective import Objective
+from .optimizers import Optimizer
+
+# The classical Runge-Kutta method. It damps directions with eigenvalue 2 over a unit of time (by a third); methods of
+# second order do not.
+STAGES = ((0.0, 1 / 6), (0.5, 1 / 3), (0.5, 1 / 3), (1.0, 1 / 6))  # time and weight of each evaluation
+
+
+class Critical(NamedTuple):
+    """What the central flow needs to know at the start of a step about the eigenvalues near 2."""
+
+    A: Float[np.ndarray, "k k"]  # 2UᵀPU - UᵀHU
+    U: Float[Tensor, "n k"]  # P-orthonormal right eigenvectors of P⁻¹H
+    T: Float[Tensor, "k k n"]  # ∇(uᵢᵀ H uⱼ)
+
+
+class Oscillation(NamedTuple):
+    """Σ = UXUᵀ through the two vectors by which it acts on the flow."""
+
+    diag: Float[Tensor, "n"]  # diag Σ
+    penalty: Float[Tensor, "n"]  # ½ ∇⟨Σ, H⟩
+
+    @classmethod
+    def of(cls, critical: Critical, X: Float[np.ndarray, "k k"]) -> Oscillation:
+        x = torch.as_tensor(X, dtype=critical.U.dtype, device=critical.U.device)
+        return cls(((critical.U @ x) * critical.U).sum(1), torch.einsum("ab,abn->n", x, critical.T) / 2)
+
+
+def velocity(
+    opt: Optimizer, nu: Tensor, t: float, g: Float[Tensor, "n"], sigma: Oscillation | None = None
+) -> tuple[Float[Tensor, "n"], Tensor]:
+    """dw/dt (n,) and dν/dt (like ν) at a point where the gradient is g; the stable flow's if there is no Σ."""
+    p = opt.preconditioner(nu, t)
+    if sigma is None:
+        return -g / p, opt.rate * (opt.moment(g.square()) - nu)
+    return -(g + sigma.penalty) / p, opt.rate * (opt.moment(g.square() + 4 * p.square() * sigma.diag) - nu)
+
+
+def drift(
+    opt: Optimizer, nu: Tensor, t: float, g: Float[Tensor, "n"], critical: Critical, span: tuple[float, float]
+) -> tuple[Float[np.ndarray, "k k"], Float[np.ndarray, "k k k k"]]:
+    """α (k, k) and B (k, k, k, k): without and with Σ, how fast 2P - H changes along U: A' = α + B[X].
+
+    α = 2Uᵀ diag(ṗ₀) U - ∇H[U, U]·ẇ₀ with the stable flow's ẇ₀ and ṗ₀ = ∂p/∂ν ν̇₀ + ∂p/∂t, and
+    B[X, Y] = ½⟨∇H[Y], P⁻¹∇H[X]⟩ + 2⟨diag UYUᵀ, ∂p/∂ν c moment(4p² ⊙ diag UXUᵀ)⟩.
+    ∂p/∂t, of a schedule or a bias correction, is the mean over ``span``, the interval of time that the step covers.
+    """
+    _, U, T = critical
+    k, n = U.shape[1], U.shape[0]
+    dw, dnu = velocity(opt, nu, t, g)
+    p, slope = opt.preconditioner(nu, t), opt.dp_dnu(nu, t)
+    dp = slope * dnu + (opt.preconditioner(nu, span[1]) - opt.preconditioner(nu, span[0])) / (span[1] - span[0])
+    alpha = 2 * U.T @ (dp.expand(n)[:, None] * U) - T @ dw
+
+    third = T.reshape(k * k, n)
+    pairs = (U[:, :, None] * U[:, None, :]).reshape(n, k * k).T
+    growth = [(slope * opt.rate * opt.moment(4 * p.square() * pair)).expand(n) for pair in pairs]
+    B = third @ (third / p).T / 2 + 2 * pairs @ torch.stack(growth).T
+    return float64(alpha), float64((B + B.T) / 2).reshape(k, k, k, k)
+
+
+def step(
+    f: Objective,
+    opt: Optimizer,
+    w: Float[Tensor, "n"],
+    nu: Tensor,
+    t: float,
+    dt: float,
+    g: Float[Tensor, "n"],
+    critical: Critical | None = None,
+) -> tuple[Float[Tensor, "n"], Tensor, Float[np.ndarray, "k k"]]:
+    """Advance a flow by dt with the classical Runge-Kutta method.
+
+    Without ``critical`` this is the stable flow. With it, X is constant over the step and such that complementarity
+    holds at its end: a first X from the drift at the start carries the stages, then their averaged drift fixes the
+    X of the step. Second order in dt.
+
+    Parameters
+    ----------
+    w, nu, t
+        State; g is the gradient at w.
+    dt : float
+        Step, in optimizer steps.
+    critical : Critical, optional
+        Eigenvectors with eigenvalues near 2 and their third derivatives.
+
+    Returns
+    -------
+    w, nu
+        State at t + dt.
+    X : array (k, k), float64
+        Covariance of the oscillation over U during the step; (0, 0) if nothing is critical.
+
+    Raises
+    ------
+    ConvergenceError
+        If the complementarity problem could not be solved.
+    """
+    k = 0 if critical is None else critical.U.shape[1]
+    X, sigma, span = np.zeros((k, k)), None, (t, t + dt)
+    if k:
+        alpha, B = drift(opt, nu, t, g, critical, span)
+        X = _covariance(critical.A + dt * alpha, dt * B)
+        sigma = Oscillation.of(critical, X)
+
+    points = []  # ν, time and gradient at the stages
+    for c, _ in STAGES:
+        if c == 0:
+            points.append((nu, t, g))
+        else:
+            dw, dnu = velocity(opt, *points[-1], sigma)
+            points.append((nu + c * dt * dnu, t + c * dt, f.value_and_grad(w + c * dt * dw)[1]))
+
+    if k:
+        drifts = [drift(opt, *point, critical, span) for point in points]
+        alpha, B = (sum(b * d[i] for (_, b), d in zip(STAGES, drifts, strict=True)) for i in (0, 1))
+        X = _covariance(critical.A + dt * alpha, dt * B)
+        sigma = Oscillation.of(critical, X)
+    for (_, b), point in zip(STAGES, points, strict=True):
+        dw, dnu = velocity(opt, *point, sigma)
+        w, nu = w + b * dt * dw, nu + b * dt * dnu
+    return w, nu, X
+
+
+def _covariance(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+    if not (np.isfinite(A).all() and np.isfinite(B).all()):
+        raise DivergenceError("a derivative along the critical eigenvectors is not finite")
+    return sdcp.solve(A, B).X
+
+
+def float64(x: Tensor) -> np.ndarray:
+    """A small tensor as a NumPy array in double precision."""
+    return x.detach().cpu().numpy().astype(np.float64)

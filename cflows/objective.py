@@ -1,0 +1,223 @@
+"""A training objective as a function of one flat weight vector, with its derivatives up to the third order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+HVP = Callable[[Tensor], Tensor]
+
+
+class Objective:
+    """A smooth scalar loss L(w) of a flat weight vector w (n,).
+
+    Every derivative is exact (reverse mode applied once, twice or three times) and lives on the device and
+    in the dtype of ``w0``. A loss may be given as a sum of terms: then derivatives are accumulated term by
+    term, so that memory is that of the largest term.
+
+    Parameters
+    ----------
+    loss : callable, Tensor (n,) -> scalar Tensor, or a sequence of such callables
+        The loss, or the terms that sum to it. It must be three times differentiable by PyTorch's autograd.
+    w0 : Tensor (n,)
+        Initial weights; fixes n, dtype and device.
+
+    Raises
+    ------
+    TypeError
+        If ``w0`` is not a floating-point tensor.
+    ValueError
+        If ``w0`` is not one-dimensional, is empty or holds values that are not finite.
+
+    Examples
+    --------
+    >>> f = Objective(lambda w: (w**3).sum() / 6, torch.tensor([1.0, 2.0]))
+    >>> f.hvp(f.w0, torch.eye(2))  # the Hessian is diag(w)
+    tensor([[1., 0.],
+            [0., 2.]])
+    """
+
+    def __init__(self, loss: Callable[[Tensor], Tensor] | list[Callable[[Tensor], Tensor]], w0: Float[Tensor, "n"]):
+        if not isinstance(w0, Tensor) or not w0.is_floating_point():
+            kind = getattr(w0, "dtype", type(w0).__name__)
+            raise TypeError(f"w0 is {kind}; it must be a floating-point torch.Tensor of shape (n,)")
+        if w0.ndim != 1 or w0.numel() == 0:
+            raise ValueError(f"w0 has shape {tuple(w0.shape)}; it must be a non-empty flat vector (n,)")
+        if not w0.isfinite().all():
+            raise ValueError("w0 holds values that are not finite; start from finite weights")
+        self._terms = list(loss) if isinstance(loss, (list, tuple)) else [loss]
+        self.w0 = w0.detach().clone()
+
+    @property
+    def dim(self) -> int:
+        """Number of weights, n."""
+        return self.w0.numel()
+
+    @classmethod
+    def from_module(
+        cls,
+        module: nn.Module,
+        criterion: Callable[[Tensor, Tensor], Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+        batch_size: int | None = None,
+    ) -> Objective:
+        """The full-batch loss criterion(module(inputs), targets) of a module's trainable parameters.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+            Any module without randomness: put dropout and batch normalisation in ``eval()`` mode.
+        criterion : callable
+            (outputs, targets) -> scalar; the mean or the sum over examples.
+        inputs, targets : Tensor (N, ...)
+            All the data, on the module's device.
+        batch_size : int, optional
+            Work through the data this many examples at a time (bounds memory; the loss is still that of all N).
+
+        Raises
+        ------
+        TypeError
+            If the inputs are integers although the module computes with floats (embeddings excepted).
+        ValueError
+            If the module has no trainable parameters or behaves randomly (dropout or batch normalisation in
+            training mode), if the data do not match, or if ``batch_size`` is set and the criterion is neither
+            a mean nor a sum over examples.
+        """
+        parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        if not parameters:
+            raise ValueError(f"{type(module).__name__} has no trainable parameters, so there is nothing to optimize")
+        random = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+        for name, layer in module.named_modules():
+            if layer.training and isinstance(layer, random):
+                raise ValueError(
+                    f"layer {name!r} ({type(layer).__name__}) is in training mode, which makes the loss random or "
+                    "dependent on how the data are batched; call module.eval(), or use a normalisation per example"
+                )
+        if len(inputs) != len(targets) or len(inputs) == 0:
+            raise ValueError(f"{len(inputs)} inputs for {len(targets)} targets; they must be as many, and at least one")
+        embeds = any(isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) for layer in module.modules())
+        if not inputs.is_floating_point() and not embeds:
+            raise TypeError(f"inputs are {inputs.dtype}; convert them to floats, for example inputs.float()")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1, or None for all the data at once")
+
+        names, shapes = list(parameters), [p.shape for p in parameters.values()]
+        sizes = [p.numel() for p in parameters.values()]
+        w0 = torch.cat([p.detach().reshape(-1) for p in parameters.values()])
+
+        def outputs(w: Tensor, x: Tensor) -> Tensor:
+            pieces = (v.view(s) for v, s in zip(w.split(sizes), shapes, strict=True))
+            return torch.func.functional_call(module, dict(zip(names, pieces, strict=True)), (x,))
+
+        if batch_size is None or batch_size >= len(inputs):
+            return cls(lambda w: criterion(outputs(w, inputs), targets), w0)
+
+        is_sum = _sums_over_examples(lambda s: criterion(outputs(w0, inputs[s]), targets[s]), len(inputs))
+
+        def term(s: slice) -> Callable[[Tensor], Tensor]:
+            x, y = inputs[s], targets[s]
+            share = 1.0 if is_sum else len(x) / len(inputs)
+            return lambda w: share * criterion(outputs(w, x), y)
+
+        starts = range(0, len(inputs), batch_size)
+        return cls([term(slice(a, a + batch_size)) for a in starts], w0)
+
+    def value_and_grad(self, w: Float[Tensor, "n"]) -> tuple[Float[Tensor, ""], Float[Tensor, "n"]]:
+        """Loss L(w), a scalar tensor, and gradient ∇L(w) (n,)."""
+        w = self._check(w).requires_grad_()
+        values, grads = zip(*(self._term_grad(term, w) for term in self._terms), strict=True)
+        return sum(values), sum(grads)
+
+    def hvp(self, w: Float[Tensor, "n"], V: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+        """Hessian-vector products H(w)V (n, k), column by column (memory does not grow with k)."""
+        return self.linearize(w)[2](V)
+
+    def linearize(self, w: Float[Tensor, "n"]) -> tuple[Float[Tensor, ""], Float[Tensor, "n"], HVP]:
+        """Loss, gradient and the map V (n, k) -> H(w)V (n, k) at one point.
+
+        With a loss of one term the products share the graph of the gradient, which costs less than asking
+        for each by itself; the graph is freed with the map. With several terms, one graph at a time is built.
+        """
+        w = self._check(w).requires_grad_()
+        if len(self._terms) == 1:
+            value, grad = self._term_grad(self._terms[0], w, create_graph=True)
+            return value.detach(), grad.detach(), lambda V: _products(grad, w, self._check(V, 2))
+
+        def hvp(V: Tensor) -> Tensor:
+            V = self._check(V, 2)
+            return sum(_products(self._term_grad(t, w, create_graph=True)[1], w, V) for t in self._terms)
+
+        return *self.value_and_grad(w), hvp
+
+    def hessian_gradients(self, w: Float[Tensor, "n"], U: Float[Tensor, "n k"]) -> Float[Tensor, "k k n"]:
+        """Third derivatives T[i, j] = ∇_w (uᵢᵀ H(w) uⱼ) for the columns of U, exactly; T is symmetric in i, j.
+
+        Costs k Hessian-vector products and k(k+1)/2 further backward passes.
+        """
+        w, U = self._check(w).requires_grad_(), self._check(U, 2)
+        k = U.shape[1]
+        T = w.new_zeros(k, k, self.dim)
+        for term in self._terms:
+            grad = self._term_grad(term, w, create_graph=True)[1]
+            for j in range(k):
+                Hu = _grad(grad, w, U[:, j], create_graph=True)
+                for i in range(j + 1):
+                    T[i, j] += _grad(Hu, w, U[:, i])
+        for i, j in itertools.combinations(range(k), 2):
+            T[j, i] = T[i, j]
+        return T
+
+    def _term_grad(self, term: Callable, w: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+        value = term(w)
+        if not isinstance(value, Tensor) or value.ndim != 0:
+            raise ValueError(f"the loss returned {_describe(value)}; it must return a scalar tensor (shape ())")
+        grad = _grad(value, w, None, create_graph=create_graph)
+        return (value, grad) if create_graph else (value.detach(), grad)
+
+    def _check(self, w: Tensor, ndim: int = 1) -> Tensor:
+        expected = f"({self.dim},)" if ndim == 1 else f"({self.dim}, k)"
+        if not isinstance(w, Tensor) or w.ndim != ndim or w.shape[0] != self.dim:
+            raise ValueError(f"got {_describe(w)} where a tensor of shape {expected} is needed")
+        if w.dtype != self.w0.dtype:
+            raise TypeError(f"got {w.dtype} where the weights are {self.w0.dtype}; convert with .to(f.w0)")
+        return w.detach()
+
+
+def _describe(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _grad(y: Tensor, w: Tensor, v: Tensor | None, create_graph: bool = False) -> Tensor:
+    """vᵀ ∂y/∂w, zero where y does not depend on w; keeps the graph of y for further calls."""
+    if not y.requires_grad:  # y is constant in w: a linear loss has no Hessian graph
+        return torch.zeros_like(w)
+    (g,) = torch.autograd.grad(y, w, v, retain_graph=True, create_graph=create_graph, materialize_grads=True)
+    return g
+
+
+def _products(grad: Tensor, w: Tensor, V: Tensor) -> Tensor:
+    if V.shape[1] == 0:
+        return torch.zeros_like(V)
+    return torch.stack([_grad(grad, w, v) for v in V.unbind(1)], dim=1)
+
+
+def _sums_over_examples(loss_of: Callable[[slice], Tensor], n: int) -> bool:
+    """Whether a criterion sums over examples (True) or averages (False), found out on the first few."""
+    with torch.no_grad():
+        m = min(n, 3)
+        whole, parts = loss_of(slice(0, m)), [loss_of(slice(i, i + 1)) for i in range(m)]
+    tolerance = {"rtol": 1e-3, "atol": 1e-30}
+    if torch.allclose(whole, sum(parts) / m, **tolerance):
+        return False
+    if torch.allclose(whole, sum(parts), **tolerance):
+        return True
+    raise ValueError(
+        f"the criterion gives {whole.item():.6g} on {m} examples and {[p.item() for p in parts]} on each: neither "
+        "their mean nor their sum, so it can't be taken in batches; use such a criterion, or batch_size=None"
+    )

@@ -1,0 +1,135 @@
+"""RMSProp, Scalar RMSProp and gradient descent, each as a preconditioner p(ν, t) and a rule for ν.
+
+All three take the step w ← w - g / p. They differ in the *moment* of the gradient that ν averages:
+g² for each weight, ‖g‖² for all, or nothing. Flows need of an optimizer what is written here and no more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Schedule = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class _Optimizer:
+    lr: float | Schedule
+
+    def __post_init__(self):
+        if not callable(self.lr):
+            self._check_lr(self.lr, "lr")
+
+    @staticmethod
+    def _check_lr(value: float, name: str) -> float:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}; it must be a number, or a function of the step that returns one")
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} is {value}; a learning rate must be positive and finite")
+        return value
+
+    def learning_rate(self, t: float) -> float:
+        """η at the t-th step, t = 1 at the first (real numbers in between for flows)."""
+        return self._check_lr(self.lr(t), f"lr({t})") if callable(self.lr) else self.lr
+
+
+@dataclass(frozen=True)
+class RMSProp(_Optimizer):
+    """RMSProp (Tieleman and Hinton, 2012): ν ← β₂ν + (1-β₂)g², then w ← w - g / p with p = (√ν̂ + ε) / η.
+
+    ν starts at zero, and the step uses the ν that already contains g. ε stands outside the root, as in PyTorch
+    (TensorFlow and the original lecture put it inside). With bias correction ν̂ = ν / (1-β₂ᵗ) at the t-th step, which is
+    Adam without momentum; without it ν̂ = ν, which is ``torch.optim.RMSprop`` (whose β₂ is called alpha).
+
+    Parameters
+    ----------
+    lr : float, or callable t -> float
+        Learning rate η > 0, or a schedule of it (t = 1 at the first step).
+    beta2 : float
+        Decay β₂ in [0, 1). Flows need β₂ > 0.
+    eps : float
+        ε ≥ 0. With 0, a weight whose gradient has always been exactly zero has no step size, and `simulate` says so.
+    bias_correction : bool
+    """
+
+    beta2: float
+    eps: float = 0.0
+    bias_correction: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.beta2 < 1:
+            raise ValueError(f"beta2 is {self.beta2}; it must be in [0, 1)")
+        if not (math.isfinite(self.eps) and self.eps >= 0):
+            raise ValueError(f"eps is {self.eps}; it must be finite and not negative")
+
+    def init(self, w: Float[Tensor, "n"]) -> Tensor:
+        """ν before the first step."""
+        return torch.zeros_like(self.moment(w))
+
+    def moment(self, square: Float[Tensor, "n"]) -> Tensor:
+        """What ν averages, as a linear function of the squared gradient."""
+        return square
+
+    def update(self, nu: Tensor, g: Float[Tensor, "n"]) -> Tensor:
+        """ν after a step with gradient g."""
+        return self.beta2 * nu + (1 - self.beta2) * self.moment(g.square())
+
+    @property
+    def rate(self) -> float:
+        """c = (1-β₂) / β₂ of the flows: exactly ν_t - ν_{t-1} = c (g_t² - ν_t)."""
+        if self.beta2 == 0:
+            raise ValueError("beta2 is 0: ν follows the gradient at once and has no flow; use beta2 > 0")
+        return (1 - self.beta2) / self.beta2
+
+    def _correction(self, t: float) -> float:
+        return 1 - self.beta2**t if self.bias_correction else 1.0
+
+    def preconditioner(self, nu: Tensor, t: float) -> Tensor:
+        """p (n,) or (): inverse of the effective step size at the t-th step, whose ν is ``nu``."""
+        return ((nu / self._correction(t)).sqrt() + self.eps) / self.learning_rate(t)
+
+    def dp_dnu(self, nu: Tensor, t: float) -> Tensor:
+        """∂p / ∂ν = 1 / (2 η √(ν (1-β₂ᵗ))), of the shape of ν."""
+        return 1 / (2 * self.learning_rate(t) * (nu * self._correction(t)).sqrt())
+
+
+@dataclass(frozen=True)
+class ScalarRMSProp(RMSProp):
+    """RMSProp with one ν for all weights: ν ← β₂ν + (1-β₂)‖g‖², p = (√ν̂ + ε) / η · 1.
+
+    Conventions and parameters as in `RMSProp`.
+    """
+
+    def moment(self, square: Float[Tensor, "n"]) -> Float[Tensor, ""]:
+        return square.sum()
+
+
+@dataclass(frozen=True)
+class GradientDescent(_Optimizer):
+    """Gradient descent, w ← w - ηg: p = 1 / η, and nothing to average."""
+
+    rate = 0.0
+
+    def init(self, w: Float[Tensor, "n"]) -> Float[Tensor, ""]:
+        return self.moment(w)
+
+    def moment(self, square: Float[Tensor, "n"]) -> Float[Tensor, ""]:
+        return square.new_zeros(())
+
+    def update(self, nu: Tensor, g: Float[Tensor, "n"]) -> Tensor:
+        return nu
+
+    def preconditioner(self, nu: Tensor, t: float) -> Tensor:
+        return torch.ones_like(nu) / self.learning_rate(t)
+
+    def dp_dnu(self, nu: Tensor, t: float) -> Tensor:
+        return torch.zeros_like(nu)
+
+
+Optimizer = RMSProp | GradientDescent

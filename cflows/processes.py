@@ -1,0 +1,235 @@
+"""The processes that `simulate` runs side by side: the optimizer, its midpoints, the stable and the central flow.
+
+Each holds a state, says what it sees there (`observe`), and moves on by one step (`advance`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from . import flows
+from .eigen import Eigenpairs, top_eigenpairs
+from .errors import DivergenceError
+from .objective import HVP, Objective
+from .optimizers import Optimizer
+
+CRITICAL = 0.05  # eigenvalues above 2 - CRITICAL enter the complementarity problem
+NEAR = 0.5  # eigenvalues above 2 - NEAR are followed at every step, and one below them is kept in sight
+EIG_TOL = 5e-3  # tolerance of tracked eigenpairs (`top_eigenpairs`)
+REUSE = 4.0  # units of time for which third derivatives are reused, rotated into the present basis ...
+CAPTURED = 0.99  # ... as long as this share of each critical eigenvector lies in the basis they were computed in
+STABLE_CAP = 8.0  # effective sharpness at which the stable flow, by then stiff and far away, is stopped
+START_CAP = 3.0  # effective sharpness from which a central flow can't be started
+
+Record = dict[str, float | list[float]]
+
+
+class Process:
+    """State and bookkeeping that all processes share. ``t`` counts optimizer steps: the next one is the t-th."""
+
+    def __init__(self, f: Objective, opt: Optimizer, eigs: int, eig_every: int, coords: Int[Tensor, "c"]):
+        self.f, self.opt, self.eigs, self.eig_every, self.coords = f, opt, eigs, eig_every, coords
+        self.pairs: Eigenpairs | None = None
+        self.guess: Tensor | None = None  # where the next eigenvalue problem starts
+
+    def begin(self, w: Float[Tensor, "n"], nu: Tensor, t: int) -> None:
+        """Start from weights w and the ν that the optimizer has before its t-th step."""
+        self.w, self.nu, self.t = w, nu, t
+
+    def state(self) -> dict[str, Any]:
+        """All that the future depends on, before `observe` (by reference: states are replaced, never changed)."""
+        return {name: getattr(self, name) for name in ("w", "nu", "t", "eigs", "guess", *self.extra)}
+
+    extra: tuple[str, ...] = ()
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def p(self) -> Float[Tensor, "n"]:
+        return self.opt.preconditioner(self.nu, self.t).expand_as(self.w)
+
+    def absorb(self) -> None:
+        """What the gradient at the present weights does to ν before a step: nothing, in a flow."""
+
+    def look(self, need_eigs: bool) -> Record:
+        """Loss, gradient and, where needed, eigenvalues at the present state; they stay for the step."""
+        if need_eigs:
+            self.loss, self.g, hvp = self.f.linearize(self.w)
+        else:
+            self.loss, self.g = self.f.value_and_grad(self.w)
+        if not (self.loss.isfinite() and self.g.isfinite().all()):
+            what = "the gradient is not finite" if self.loss.isfinite() else f"the loss is {self.loss.item()}"
+            raise DivergenceError(f"{what}; try a smaller learning rate, or look for log(0), 0/0 or overflow in the loss")
+        self.absorb()
+        if not (self.p() > 0).all():
+            zeros = int((self.p() <= 0).sum())
+            raise ValueError(f"{zeros} weights have had a gradient of exactly zero, so no step size; set eps above 0")
+        record: Record = {"loss": self.loss.item(), "predicted_loss": self.loss.item()}
+        record["grad_norm_sq"] = self.g.double().square().sum().item()
+        if need_eigs:
+            self.pairs = self.track(hvp)
+            self.guess = self.pairs.start
+            record["eigenvalues"] = self.pairs.values.tolist()
+            record["eig_residual"] = self.pairs.residuals.max().item()
+        if len(self.coords):
+            record["grad_sq"] = self.g[self.coords].square().tolist()
+            record["nu"] = self.nu.expand_as(self.w)[self.coords].tolist()
+        return record
+
+    def track(self, hvp: HVP) -> Eigenpairs:
+        """Leading eigenpairs, at least one of them below 2 - NEAR (the number followed grows until there is)."""
+        start = self.guess
+        while True:
+            pairs = top_eigenpairs(hvp, self.p(), self.eigs, start, tol=EIG_TOL)
+            if self.eigs == self.f.dim or pairs.values[-1].item() < 2 - NEAR:
+                return pairs
+            self.eigs, start = self.eigs + 1, pairs.start
+
+
+class Discrete(Process):
+    """The optimizer itself."""
+
+    previous: Tensor | None = None
+    extra = ("previous",)
+
+    def absorb(self) -> None:
+        self.nu = self.opt.update(self.nu, self.g)
+
+    def observe(self, i: int) -> Record:
+        record = self.look(i % self.eig_every == 0)
+        self.next = self.w - self.g / self.p()
+        return record
+
+    def advance(self) -> None:
+        self.previous, self.w, self.t = self.w, self.next, self.t + 1
+
+
+class Midpoint(Process):
+    """(w_{t-1} + 2 w_t + w_{t+1}) / 4 of the optimizer, with the ν of step t; from its second step on."""
+
+    def __init__(self, discrete: Discrete, **options):
+        super().__init__(discrete.f, discrete.opt, **options)
+        self.discrete = discrete
+
+    def observe(self, i: int) -> Record:
+        d = self.discrete
+        if d.previous is None:
+            self.w = torch.full_like(d.w, math.nan)
+            return {}
+        self.w, self.nu, self.t = (d.previous + 2 * d.w + d.next) / 4, d.nu, d.t
+        return self.look(i % self.eig_every == 0 or self.pairs is None)
+
+    def advance(self) -> None:
+        pass
+
+
+class Flow(Process):
+    """A flow starts from the ν that the optimizer's next step uses."""
+
+    def begin(self, w, nu, t):
+        super().begin(w, self.opt.update(nu, self.f.value_and_grad(w)[1]), t)
+
+
+class Stable(Flow):
+    """The stable flow, with as many substeps as its effective sharpness asks for, until that reaches `STABLE_CAP`."""
+
+    sharpness = 0.0
+    stopped = False
+    extra = ("sharpness", "stopped")
+
+    def observe(self, i: int) -> Record:
+        if self.stopped:
+            return {}
+        record = self.look(i % self.eig_every == 0)
+        if "eigenvalues" in record:
+            self.sharpness = record["eigenvalues"][0]
+        if self.sharpness >= STABLE_CAP:
+            self.stopped = True
+        return record
+
+    def advance(self) -> None:
+        if self.stopped:
+            self.w = torch.full_like(self.w, math.nan)
+            return
+        substeps = max(1, math.ceil(self.sharpness), math.ceil(self.opt.rate))
+        for j in range(substeps):
+            g = self.g if j == 0 else self.f.value_and_grad(self.w)[1]
+            self.w, self.nu, _ = flows.step(self.f, self.opt, self.w, self.nu, self.t, 1 / substeps, g)
+            self.t += 1 / substeps
+
+
+class Central(Flow):
+    """The central flow."""
+
+    near = True  # whether eigenvalues are followed at every step
+    third: tuple[Tensor, Tensor, float] | None = None  # third derivatives: basis, tensor, time
+    extra = ("near", "third")
+
+    def __init__(self, f: Objective, opt: Optimizer, substeps: int, **options):
+        super().__init__(f, opt, **options)
+        self.substeps = substeps
+
+    def observe(self, i: int) -> Record:
+        record = self.look(self.near or i % self.eig_every == 0)
+        if "eigenvalues" in record:
+            top = record["eigenvalues"][0]
+            self.near = top > 2 - NEAR
+            if i == 0 and top > START_CAP:
+                raise ValueError(
+                    f"the central flow can't start where an eigenvalue of P⁻¹H is {top:.3g}: the optimizer is far from "
+                    "stable there; let it settle first (warmup), use bias_correction=True or a smaller lr"
+                )
+        X = self.step(fresh="eigenvalues" in record)
+        variances = np.linalg.eigvalsh(X)[::-1] if len(X) else X[0:0, 0:0].ravel()
+        record["variances"] = [*variances.tolist(), *[0.0] * (self.eigs - len(X))]
+        record["predicted_loss"] += float(np.trace(X))
+        return record
+
+    def step(self, fresh: bool) -> np.ndarray:
+        """Compute the next substep from what `look` saw; returns its X."""
+        critical = self.critical() if fresh else None
+        dt = 1 / self.substeps
+        *self.next, X = flows.step(self.f, self.opt, self.w, self.nu, self.t, dt, self.g, critical)
+        return X
+
+    def advance(self) -> None:
+        for j in range(self.substeps):
+            if j > 0:
+                self.look(self.near)
+                self.step(fresh=self.near)
+            self.w, self.nu = self.next
+            self.t += 1 / self.substeps
+
+    def critical(self) -> flows.Critical | None:
+        """The eigenvalues near 2, their eigenvectors and third derivatives."""
+        k = int((self.pairs.values > 2 - CRITICAL).sum())
+        if k == 0:
+            self.third = None
+            return None
+        U, HU = self.pairs.U[:, :k], self.pairs.HU[:, :k]
+        A = flows.float64(U.T @ (2 * self.p()[:, None] * U - HU))
+        return flows.Critical((A + A.T) / 2, U, self.third_derivatives(U))
+
+    def third_derivatives(self, U: Float[Tensor, "n k"]) -> Float[Tensor, "k k n"]:
+        """∇(uᵢᵀHuⱼ): those of a little while ago in the present basis, or fresh ones where these no longer do."""
+        if self.third is not None:
+            basis, T, t = self.third
+            weighted = self.p()[:, None] * U
+            R = torch.linalg.solve(basis.T @ (self.p()[:, None] * basis), basis.T @ weighted)  # U ≈ basis R
+            captured = ((basis @ R) * weighted).sum(0).min()
+            if self.t - t < REUSE and captured >= CAPTURED:
+                return torch.einsum("ca,db,cdn->abn", R, R, T)
+        T = self.f.hessian_gradients(self.w, U)
+        self.third = (U, T, self.t)
+        return T
+
+
+KINDS: dict[str, type[Process]] = {"discrete": Discrete, "midpoint": Midpoint, "stable": Stable, "central": Central}

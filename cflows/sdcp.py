@@ -1,0 +1,229 @@
+"""The semidefinite complementarity problem that fixes the oscillation covariance of a central flow.
+
+SDCP(A, B): find X ⪰ 0 with Y = A + B[X] ⪰ 0 and ⟨X, Y⟩ = 0, for a symmetric matrix A (k, k) and a symmetric positive
+semidefinite operator B on such matrices, ⟨X, B[Z]⟩ = Σ X_ab B_abcd Z_cd. These are the optimality conditions of
+minimising ½⟨X, B[X]⟩ + ⟨A, X⟩ over X ⪰ 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from .errors import ConvergenceError
+
+TOL = 1e-9
+
+
+@dataclass(frozen=True)
+class Solution:
+    """An answer and how good it is.
+
+    Attributes
+    ----------
+    X : array (k, k), float64
+        Symmetric.
+    residual : float
+        The largest of these, for the problem as given (in the Frobenius norm):
+        -λ_min(X) / ‖X‖,  -λ_min(Y) / ‖A‖,  |⟨X, Y⟩| / (‖X‖ ‖A‖).
+    converged : bool
+        residual ≤ 1e-9.
+    """
+
+    X: Float[np.ndarray, "k k"]
+    residual: float
+    converged: bool
+
+
+def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: bool = True) -> Solution:
+    """Solve SDCP(A, B).
+
+    Closed forms where there are any (k = 1; A ⪰ 0, where X = 0; the solution of B[X] = -A, where it is ⪰ 0: every
+    critical eigenvalue stays locked), otherwise a primal-dual interior-point method in Nesterov-Todd scaling (Todd, Toh
+    and Tütüncü, 1998). The problem is brought to unit scale first; the residual returned is that of the problem as given.
+
+    Parameters
+    ----------
+    A : array (k, k)
+        Symmetric.
+    B : array (k, k, k, k)
+        Symmetric (B[a,b,c,d] = B[c,d,a,b] = B[b,a,c,d]) and positive semidefinite; may be singular.
+    throw : bool
+        Raise if the answer misses the tolerance (otherwise see `Solution.converged`).
+
+    Raises
+    ------
+    ValueError
+        If shapes do not match, an entry is not finite, A or B is not symmetric, or B is indefinite.
+    ConvergenceError
+        If the residual stays above 1e-9 and ``throw`` is set. It does for a problem without a solution: B singular, and
+        A negative on X ⪰ 0 with B[X] = 0.
+
+    Examples
+    --------
+    >>> solve([[-3.0]], [[[[2.0]]]]).X  # k = 1: max(0, -A / B)
+    array([[1.5]])
+    """
+    A, B = _check(A, B)
+    k = len(A)
+    basis = _svec_basis(k)
+    # Unit scale: X = D X' D with D diagonal such that B'_aaaa = 1, then A' = DAD / s and X' in units of s.
+    diagonal = np.einsum("aaaa->a", B)
+    weight = np.where(diagonal > 1e-28 * diagonal.max(initial=0), diagonal, 0)
+    D = np.where(weight > 0, weight, diagonal.max(initial=0) or 1.0) ** -0.25
+    a = D[:, None] * A * D
+    s = abs(a).max() or 1.0
+    a /= s
+    b = basis.T @ (B * np.einsum("a,b,c,d->abcd", D, D, D, D)).reshape(k * k, k * k) @ basis
+
+    best = None
+    for x in _candidates(a, b, basis):
+        X = s * (D[:, None] * x * D)
+        residual = kkt_residual(A, B, X)
+        if best is None or residual < best.residual:
+            best = Solution(X, residual, residual <= TOL)
+        if best.converged:
+            return best
+    if throw:
+        raise ConvergenceError(
+            f"SDCP of size {k} left a relative KKT residual of {best.residual:.2g} (tolerance {TOL:.0e}); it has no "
+            "solution if A is negative where B vanishes: is every third derivative and ∂p/∂ν finite and non-zero?",
+            best,
+        )
+    return best
+
+
+def kkt_residual(A: Float[np.ndarray, "k k"], B: Float[np.ndarray, "k k k k"], X: Float[np.ndarray, "k k"]) -> float:
+    """Relative violation of the optimality conditions of SDCP(A, B) by X, as `Solution.residual` states it."""
+    Y = A + np.einsum("abcd,cd->ab", B, X)
+    Y = (Y + Y.T) / 2
+    nx, na = np.linalg.norm(X), np.linalg.norm(A)
+    if not np.isfinite(nx):
+        return np.inf
+    violations = [max(0.0, -np.linalg.eigvalsh(Y)[0]) / (na or 1.0)]
+    if nx > 0:
+        violations += [max(0.0, -np.linalg.eigvalsh(X)[0]) / nx, abs(np.vdot(X, Y)) / (nx * (na or 1.0))]
+    return float(max(violations))
+
+
+def _candidates(a: np.ndarray, b: np.ndarray, basis: np.ndarray):
+    """Answers to try in turn, cheapest first; the caller checks each."""
+    k = len(a)
+    if k == 1:
+        yield np.maximum(0.0, -a / b) if b[0, 0] > 0 else np.zeros((1, 1))
+        return
+    if np.linalg.eigvalsh(a)[0] >= 0:
+        yield np.zeros_like(a)
+        return
+    x = (basis @ np.linalg.lstsq(b, -basis.T @ a.ravel(), rcond=1e-13)[0]).reshape(k, k)
+    if np.linalg.eigvalsh(x)[0] >= 0:
+        yield x
+    yield from _interior_point(a, b, basis)
+
+
+def _interior_point(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int = 100):
+    """Mehrotra's predictor-corrector on XY = μI; X ⪰ 0 and Y ⪰ 0 hold all along, Y = a + b[X] in the limit.
+
+    Yields the iterates once they are good, so that the caller stops at the first that is good enough.
+    """
+    k = len(a)
+
+    def op(x: np.ndarray) -> np.ndarray:
+        return (basis @ (b @ (basis.T @ x.ravel()))).reshape(k, k)
+
+    X = np.eye(k)
+    Y = np.eye(k) * max(1.0, np.linalg.norm(a + op(X)))
+    eye = np.eye(len(b))
+    for _ in range(steps):
+        try:
+            G, lam = _nt_scaling(X, Y)
+        except np.linalg.LinAlgError:
+            return
+        Ginv = np.linalg.inv(G)
+        mu = lam @ lam / k
+        # In the scaled space both X and Y are diag(lam); the operator and the residual of Y = a + b[X] become
+        M = basis.T @ np.kron(G, G) @ basis
+        bs = M.T @ b @ M
+        r = basis.T @ (G.T @ (a + op(X) - Y) @ G).ravel()
+        factor = scipy.linalg.cho_factor(eye + (bs + bs.T) / 2, check_finite=False)
+        sums = lam[:, None] + lam
+
+        def direction(rhs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            """Solve dX + dY = rhs, dY = b[dX] + r in the scaled space."""
+            v = basis.T @ rhs.ravel()
+            dx = scipy.linalg.cho_solve(factor, v - r, check_finite=False)
+            return (basis @ dx).reshape(k, k), (basis @ (v - dx)).reshape(k, k)
+
+        dx, dy = direction(-np.diag(lam))
+        step = _longest(lam, dx, dy)
+        sigma = max(0.0, 1 - step) ** 3
+        second_order = (dx @ dy + dy @ dx) / sums
+        dx, dy = direction(-np.diag(lam) + sigma * mu * np.diag(1 / lam) - second_order * step**2)
+        step = min(1.0, 0.98 * _longest(lam, dx, dy))
+        X = X + step * G @ dx @ G.T
+        Y = Y + step * Ginv.T @ dy @ Ginv
+        X, Y = (X + X.T) / 2, (Y + Y.T) / 2
+        if mu < 1e-8 * max(1.0, np.linalg.norm(X)):
+            yield X
+        if mu < 1e-30 or step < 1e-12:
+            return
+
+
+def _nt_scaling(X: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """G and lam with G⁻¹XG⁻ᵀ = GᵀYG = diag(lam)."""
+    L, R = np.linalg.cholesky(X), np.linalg.cholesky(Y)
+    _, lam, Vt = np.linalg.svd(R.T @ L)
+    return L @ Vt.T / np.sqrt(lam), lam
+
+
+def _longest(lam: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> float:
+    """The longest step ≤ 1 / 0.98 along which diag(lam) + step · d stays positive semidefinite for both d."""
+    root = np.sqrt(lam)
+    lowest = min(np.linalg.eigvalsh(d / np.outer(root, root))[0] for d in (dx, dy))
+    return 1 / max(-lowest, 0.98)
+
+
+@cache
+def _svec_basis(k: int) -> np.ndarray:
+    """Orthonormal basis (k², k(k+1)/2) of the symmetric matrices among all k x k matrices."""
+    columns = []
+    for i in range(k):
+        for j in range(i + 1):
+            E = np.zeros((k, k))
+            E[i, j] = E[j, i] = 1.0
+            columns.append((E / np.linalg.norm(E)).ravel())
+    return np.array(columns).T
+
+
+def _check(A: ArrayLike, B: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    A, B = np.asarray(A), np.asarray(B)
+    for name, value in (("A", A), ("B", B)):
+        if value.dtype.kind not in "fiu":
+            raise TypeError(f"{name} has dtype {value.dtype}; pass real numbers")
+    A, B = A.astype(np.float64), B.astype(np.float64)
+    if A.ndim != 2 or A.shape[0] != A.shape[1] or len(A) == 0:
+        raise ValueError(f"A has shape {A.shape}; it must be a square matrix (k, k)")
+    k = len(A)
+    if B.shape != (k, k, k, k):
+        raise ValueError(f"B has shape {B.shape}; with A {A.shape} it must be {(k, k, k, k)}")
+    for name, value in (("A", A), ("B", B)):
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} holds {np.sum(~np.isfinite(value))} values that are not finite")
+    if (gap := abs(A - A.T).max()) > 1e-8 * abs(A).max():
+        raise ValueError(f"A is not symmetric: |A - Aᵀ| reaches {gap:.3g}; pass (A + A.T) / 2 if that is rounding")
+    for axes, what in (((2, 3, 0, 1), "B[c,d,a,b]"), ((1, 0, 2, 3), "B[b,a,c,d]")):
+        if (gap := abs(B - B.transpose(axes)).max()) > 1e-8 * abs(B).max():
+            raise ValueError(f"B is not symmetric: |B[a,b,c,d] - {what}| reaches {gap:.3g}; average the two")
+    basis = _svec_basis(k)
+    spectrum = np.linalg.eigvalsh(basis.T @ B.reshape(k * k, k * k) @ basis)
+    if spectrum[0] < -1e-6 * max(abs(spectrum)):
+        raise ValueError(
+            f"B is indefinite: its eigenvalues go from {spectrum[0]:.3g} to {spectrum[-1]:.3g}; as a sum of squares "
+            "it must be positive semidefinite"
+        )
+    return (A + A.T) / 2, B
