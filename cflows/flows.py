@@ -79,7 +79,7 @@ def drift(
     pairs = (U[:, :, None] * U[:, None, :]).reshape(n, k * k).T
     growth = [(slope * opt.rate * opt.moment(4 * p.square() * pair)).expand(n) for pair in pairs]
     B = third @ (third / p).T / 2 + 2 * pairs @ torch.stack(growth).T
-    return float64(alpha), float64((B + B.T) / 2).reshape(k, k, k, k)
+    return float64((alpha + alpha.T) / 2), float64((B + B.T) / 2).reshape(k, k, k, k)
 
 
 def step(

@@ -66,8 +66,8 @@ def simulate(
     coords : sequence of int
         Weights whose squared gradient and ν are recorded at every step.
     checkpoint : path, optional
-        File that holds the state of an unfinished run; if it is there, the run goes on from it. Written every
-        ``checkpoint_every`` seconds and whenever an error or an interruption ends the run; removed at the end.
+        File that holds the state of the run; if it is there, the run goes on from it. Written every
+        ``checkpoint_every`` seconds, at the end, and whenever an error or an interruption ends the run early.
     progress : bool
         Show a progress bar (at most a line every half minute where there is no terminal).
 
@@ -135,7 +135,8 @@ def simulate(
         if isinstance(error, (DivergenceError, ConvergenceError)):
             error.solution = run.tree()
         raise
-    run.discard()
+    run.remember()
+    run.save()
     return run.tree()
 
 
@@ -194,15 +195,11 @@ class _Run:
             walker.load(states[name])
         return True
 
-    def discard(self) -> None:
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
     def tree(self) -> xr.DataTree:
         nodes = {name: _dataset(rows[: self.done], self.identity["coords"]) for name, rows in self.records.items()}
         seconds = self.seconds + time.monotonic() - self.clock
         tree = xr.DataTree.from_dict(nodes)
-        tree.attrs = {"simulation": json.dumps(self.identity), "seconds": seconds, "torch": torch.__version__}
+        tree.attrs = {"simulation": json.dumps(self.identity), "seconds": seconds, "torch": str(torch.__version__)}
         return tree
 
 

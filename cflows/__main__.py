@@ -1,0 +1,73 @@
+"""The command line: `cflows run`, `cflows list`, `cflows info`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from . import experiments
+from .errors import ConvergenceError
+
+
+def list_runs() -> None:
+    """List the experiments, and the runs in the cache."""
+    for name, presets in experiments.PRESETS.items():
+        print(f"experiment {name}: presets {', '.join(presets)}")
+    print(f"runs in {experiments.cache()}:")
+    for path in sorted(experiments.cache().glob("*.nc")):
+        attrs = experiments.load(path).attrs
+        print(f"  {path}  {attrs['date']}  {attrs['seconds']:.0f} s")
+
+
+def info(file: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Show what a run file holds and where it comes from.
+
+    Args:
+        file: a run file (.nc).
+    """
+    tree = experiments.load(file)
+    for key, value in tree.attrs.items():
+        if key in ("experiment", "simulation"):
+            continue
+        print(f"{key}: {value}")
+    print("experiment:")
+    for key, value in json.loads(tree.attrs["experiment"]).items():
+        print(f"  {key}: {value}")
+    for node in tree.children.values():
+        sizes = ", ".join(f"{d} {n}" for d, n in node.sizes.items())
+        print(f"{node.name} ({sizes}): {', '.join(map(str, node.data_vars))}")
+
+
+DEFINITIONS = tyro.extras.subcommand_type_from_defaults(
+    {f"{name}:{preset}": e for name, presets in experiments.PRESETS.items() for preset, e in presets.items()},
+    prefix_names=False,
+)
+
+
+def run(experiment: tyro.conf.OmitArgPrefixes[DEFINITIONS], device: str = "auto") -> None:  # type: ignore[valid-type]
+    """Compute a run, or find it in the cache, and say where its file is.
+
+    Args:
+        device: where to compute; "auto" takes a GPU if there is one.
+    """
+    experiments.compute(experiment, device)
+    print(experiments.path_of(experiment))
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    commands = {"run": run, "list": list_runs, "info": info}
+    try:
+        tyro.extras.subcommand_cli_from_dict(commands, prog="cflows", description=__doc__, args=args)
+    except (ValueError, ConvergenceError) as error:
+        print(f"cflows: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

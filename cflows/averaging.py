@@ -1,0 +1,40 @@
+"""The time-average of an oscillating series: one kernel, used wherever an empirical average is drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from scipy.ndimage import gaussian_filter1d
+
+
+def smooth(series: Float[ArrayLike, "steps ..."], width: float) -> Float[np.ndarray, "steps ..."]:
+    """Gaussian-weighted average over neighbouring steps.
+
+    Parameters
+    ----------
+    series : array (steps, ...)
+        One value a step along the first axis. NaN marks a missing value.
+    width : float
+        Standard deviation of the kernel, in steps; the kernel ends at four of them.
+
+    Returns
+    -------
+    array (steps, ...)
+        Σ_s k(t-s) x_s / Σ_s k(t-s), summed over the steps that are there: near an edge, or a gap, the weights of those
+        that remain are scaled up. NaN where the series is NaN.
+
+    Examples
+    --------
+    >>> smooth([1.0, -1.0] * 50, width=5)[50].round(6) + 0.0  # period two averages out
+    0.0
+    """
+    x = np.asarray(series, dtype=np.float64)
+    if width <= 0:
+        raise ValueError(f"width is {width}; the kernel's width must be positive, in steps")
+    there = np.isfinite(x)
+    options = {"sigma": width, "axis": 0, "mode": "constant"}
+    total = gaussian_filter1d(np.where(there, x, 0.0), **options)
+    weight = gaussian_filter1d(there.astype(float), **options)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(there, total / weight, np.nan)

@@ -1,0 +1,214 @@
+"""Named experiments in three sizes, and the runs that come of them: one NetCDF file each."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import pooch
+import torch
+import torch.nn.functional as F
+import tyro
+import xarray as xr
+from torch import nn
+
+from . import data, files, models, optimizers
+from .objective import Objective
+from .simulation import simulate
+
+ALGORITHM = 1  # raise it when a change to the library changes what a run contains
+Preset = Literal["ci", "laptop", "paper"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """RMSProp on a ResNet and CIFAR-10 with mean squared error on one-hot labels, beside its flows."""
+
+
+    name: tyro.conf.Suppress[str] = "rmsprop-resnet"
+    width: int = 8
+    """channels of the first stage of the ResNet"""
+    blocks: int = 1
+    """residual blocks in each of its three stages"""
+    per_class: int = 50
+    """training images of each class"""
+    classes: tuple[int, ...] = (0, 1, 2, 3)
+    """CIFAR-10 labels to tell apart"""
+    size: int = 16
+    """side of the images in pixels"""
+    seed: int = 0
+    """of the initial weights"""
+    lr: float = 2e-5
+    beta2: float = 0.99
+    eps: float = 0.0
+    bias_correction: bool = True
+    warmup: int = 0
+    """optimizer steps before the processes part ways"""
+    steps: int = 1000
+    processes: tuple[str, ...] = ("discrete", "midpoint", "stable", "central")
+    eigs: int = 4
+    """eigenvalues of the effective Hessian to follow, at least"""
+    eig_every: int = 10
+    """steps between two looks at them (the central flow looks at every step when near the edge)"""
+    substeps: int = 1
+    """steps of the central flow in a unit of time"""
+    coords: int = 10
+    """number of weights, evenly spread, whose squared gradient and ν are recorded"""
+    batch_size: int | None = None
+    """images at a time (bounds memory)"""
+
+
+PRESETS: dict[str, dict[str, Experiment]] = {
+    "rmsprop-resnet": {
+        "ci": Experiment(width=2, per_class=4, size=8, lr=1e-3, steps=60, eig_every=5),
+        "laptop": Experiment(),
+        "paper": Experiment(width=16, blocks=3, per_class=250, size=32, steps=3000, batch_size=250),
+    }
+}
+
+
+def get(name: str, preset: Preset = "laptop", **changes) -> Experiment:
+    """The definition of an experiment, with some options changed.
+
+    Raises
+    ------
+    ValueError
+        If there is no such experiment, preset or option.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"there is no experiment {name!r}; there are {', '.join(PRESETS)}")
+    if preset not in PRESETS[name]:
+        raise ValueError(f"{name} has no preset {preset!r}; it has {', '.join(PRESETS[name])}")
+    experiment = PRESETS[name][preset]
+    if unknown := set(changes) - set(asdict(experiment)):
+        raise ValueError(f"experiments have no option {sorted(unknown)}; they have {', '.join(asdict(experiment))}")
+    return replace(experiment, **changes)
+
+
+def objective(experiment: Experiment, device: str | torch.device = "auto") -> Objective:
+    """The training objective of an experiment, on a device ("auto": a GPU if there is one)."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    images, labels = data.cifar10(experiment.per_class, experiment.classes, experiment.size)
+    targets = F.one_hot(labels, len(experiment.classes)).to(images.dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.seed)
+        module = models.ResNet(experiment.width, experiment.blocks, len(experiment.classes))
+    module, images, targets = module.to(device), images.to(device), targets.to(device)
+    return Objective.from_module(module, nn.MSELoss(), images, targets, experiment.batch_size)
+
+
+def run(name: str, preset: Preset = "laptop", device: str | torch.device = "auto", **changes) -> xr.DataTree:
+    """The result of an experiment: from the cache, or computed and put there.
+
+    A run is one NetCDF file, named by the digest of its configuration, its data and `ALGORITHM`. An interrupted run
+    leaves a checkpoint beside the place of its file, and goes on from there when it is asked for again.
+
+    Parameters
+    ----------
+    name : str
+        "rmsprop-resnet".
+    preset : "ci", "laptop" or "paper"
+    device
+        Where to compute; "auto" takes a GPU if there is one.
+    **changes
+        Options of `Experiment` to change, as ``lr=4e-5``.
+
+    Returns
+    -------
+    xarray.DataTree
+        As of `simulate`; the attributes state configuration, digests, versions, hardware, date and duration.
+
+    Raises
+    ------
+    ValueError
+        If there is no such experiment, preset or option, or the run's file is damaged.
+    """
+    return compute(get(name, preset, **changes), device)
+
+
+def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.DataTree:
+    """As `run`, for a definition that you made yourself."""
+    path = path_of(experiment)
+    if path.exists():
+        return load(path)
+    f = objective(experiment, device)
+    opt = optimizers.RMSProp(experiment.lr, experiment.beta2, experiment.eps, experiment.bias_correction)
+    tree = simulate(
+        f,
+        opt,
+        experiment.steps,
+        experiment.processes,
+        experiment.warmup,
+        eigs=experiment.eigs,
+        eig_every=experiment.eig_every,
+        substeps=experiment.substeps,
+        coords=[i * f.dim // experiment.coords for i in range(experiment.coords)],
+        checkpoint=path.with_suffix(".ckpt"),
+    )
+    device = f.w0.device
+    tree.attrs |= {
+        "experiment": json.dumps(asdict(experiment)),
+        "weights": f.dim,
+        "data": _data_digest(experiment),
+        "algorithm": ALGORITHM,
+        "cflows": version("cflows"),
+        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    encoding = {
+        f"/{node}": {v: {"zlib": True, "complevel": 4} for v in child.data_vars} for node, child in tree.children.items()
+    }
+    files.write(path, lambda p: tree.to_netcdf(p, engine="h5netcdf", encoding=encoding))
+    path.with_suffix(".ckpt").unlink()
+    return tree
+
+
+def cache() -> Path:
+    """Folder of the runs: that in the environment variable CFLOWS_CACHE, or one in the user's cache."""
+    return Path(os.environ.get("CFLOWS_CACHE") or pooch.os_cache("cflows")) / "runs"
+
+
+def path_of(experiment: Experiment) -> Path:
+    """Where the run of an experiment is, or will be."""
+    content = {"experiment": asdict(experiment), "data": _data_digest(experiment), "algorithm": ALGORITHM}
+    digest = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return cache() / f"{experiment.name}-{digest[:12]}.nc"
+
+
+def load(path: str | Path) -> xr.DataTree:
+    """Read a run file into memory.
+
+    Raises
+    ------
+    ValueError
+        If it is not there or can't be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"there is no run file {path}; `cflows list` names those that there are")
+    try:
+        with xr.open_datatree(path, engine="h5netcdf") as tree:
+            return tree.load()
+    except Exception as error:
+        raise ValueError(f"the run file {path} is damaged ({error}); delete it to compute the run again") from error
+
+
+def _data_digest(experiment: Experiment) -> str:
+    return data.digest(*data.cifar10(experiment.per_class, experiment.classes, experiment.size))
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
