@@ -79,7 +79,10 @@ def drift(
     pairs = (U[:, :, None] * U[:, None, :]).reshape(n, k * k).T
     growth = [(slope * opt.rate * opt.moment(4 * p.square() * pair)).expand(n) for pair in pairs]
     B = third @ (third / p).T / 2 + 2 * pairs @ torch.stack(growth).T
-    return float64((alpha + alpha.T) / 2), float64((B + B.T) / 2).reshape(k, k, k, k)
+    alpha, B = float64(alpha), float64(B).reshape(k, k, k, k)
+    for axes in ((1, 0, 2, 3), (0, 1, 3, 2), (2, 3, 0, 1)):  # symmetric but for rounding
+        B = (B + B.transpose(axes)) / 2
+    return (alpha + alpha.T) / 2, B
 
 
 def step(

@@ -1,0 +1,31 @@
+# make book    build the book into book/_build/html
+# make test    run every test
+PYTHON ?= python3
+PRESET ?= laptop
+BIN := .venv/bin
+
+.PHONY: book test lint format clean
+
+book: .venv/installed
+	$(BIN)/python book/build.py --preset $(PRESET)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf book/_build book/executed book/_static/mathjax book/_static/media .cache

@@ -1,0 +1,114 @@
+"""Build the site from executed notebooks. `make book` calls this; every failure ends it with a non-zero exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+import mathjax
+import nbformat
+import papermill
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+STATIC, EXECUTED, SITE = ROOT / "book/_static", ROOT / "book/executed", ROOT / "book/_build/html"
+MATHJAX = ("tex-mml-chtml.js", "output/chtml", "input/tex", "input/mml", "ui", "a11y", "sre")
+
+
+def ship_mathjax() -> None:
+    """Put MathJax among the static files, so that a page needs no other host."""
+    source, target = Path(next(iter(mathjax.__path__))) / "static/mathjax/es5", STATIC / "mathjax"
+    if target.exists():
+        return
+    for name in MATHJAX:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name)
+        elif (source / name).exists():
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / name, target / name)
+
+
+def execute(notebook: Path, preset: str) -> None:
+    """Run one text notebook; its executed form appears in the book only if no cell failed."""
+    target = EXECUTED / f"{notebook.stem}.ipynb"
+    sources = [notebook, *sorted((ROOT / "cflows").glob("*.py"))]
+    stamp = f"{preset} " + " ".join(str(s.stat().st_mtime_ns) for s in sources)
+    stamp_file = ROOT / ".cache" / f"{notebook.stem}.stamp"
+    if target.exists() and stamp_file.exists() and stamp_file.read_text() == stamp:
+        print(f"{notebook.stem}: unchanged")
+        return
+    work = ROOT / ".cache/notebooks"
+    work.mkdir(parents=True, exist_ok=True)
+    EXECUTED.mkdir(exist_ok=True)
+    clean, done = work / f"{notebook.stem}.ipynb", work / f"{notebook.stem}.done.ipynb"
+    content = jupytext.read(notebook)
+    for i, cell in enumerate(content.cells):
+        cell["id"] = f"cell-{i}"  # jupytext makes random ones
+    nbformat.write(content, clean)
+    started = time.monotonic()
+    parameters = {} if preset == "laptop" else {"preset": preset}
+    papermill.execute_notebook(clean, done, parameters=parameters, progress_bar=False, cwd=ROOT, kernel_name="python3")
+    shutil.move(done, target)
+    stamp_file.write_text(stamp)
+    print(f"{notebook.stem}: {time.monotonic() - started:.0f} s")
+
+
+def check_site() -> list[str]:
+    """What is wrong with the pages: missing ones, failed cells, dangling links, anything from another host."""
+    wrong = []
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    names = [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
+    pages = {SITE / f"{name}.html" for name in names}
+    texts = {page: page.read_text() for page in pages if page.exists()}
+    wrong += [f"{page}: missing" for page in pages - texts.keys()]
+    for page, text in texts.items():
+        if 'class="output traceback' in text or "Traceback (most recent call last)" in text:
+            wrong.append(f"{page}: shows a traceback")
+        for tag in re.findall(r"<(?:script|img|video|source|iframe|link)\b[^>]*>", text):
+            for url in re.findall(r'(?:src|href|poster)="([^"]+)"', tag):
+                if re.match(r"(https?:)?//", url) and 'rel="canonical"' not in tag:
+                    wrong.append(f"{page}: loads {url} from another host")
+                elif not re.match(r"data:|#|https?:", url) and not (page.parent / url.split("?")[0].split("#")[0]).exists():
+                    wrong.append(f"{page}: {url} does not exist")
+        for url in re.findall(r'<a\b[^>]*href="([^"]+)"', text):
+            if re.match(r"\w+:|//", url):
+                continue
+            path, _, anchor = url.partition("#")
+            target = (page.parent / path.split("?")[0]).resolve() if path else page
+            if not target.exists():
+                wrong.append(f"{page}: links to {url}, which does not exist")
+            elif anchor and target.suffix == ".html" and f'id="{anchor}"' not in target.read_text():
+                wrong.append(f"{page}: links to {url}, which has no such place")
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="laptop", choices=("ci", "laptop", "paper"))
+    preset = parser.parse_args().preset
+    os.environ.setdefault("CFLOWS_CACHE", str(ROOT / ".cache"))
+    os.environ["CFLOWS_MEDIA"] = str(STATIC / "media")
+    ship_mathjax()
+    notebooks = sorted((ROOT / "notebooks").glob("*.md"))
+    for stale in set(EXECUTED.glob("*.ipynb")) - {EXECUTED / f"{n.stem}.ipynb" for n in notebooks}:
+        stale.unlink()
+    for notebook in notebooks:
+        execute(notebook, preset)
+    command = ["jupyter-book", "build", ".", "--path-output", "book", "-W", "-n", "--keep-going"]
+    program = Path(sys.executable).with_name(command[0])
+    if code := subprocess.run([program, *command[1:]], cwd=ROOT).returncode:
+        return code
+    wrong = check_site()
+    print("\n".join(wrong) or f"the site is in {SITE.relative_to(ROOT)}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""The book's visual language, and films.
+
+One colour a quantity, the same in every chapter (Okabe and Ito's palette, safe for colour-blind readers).
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import tempfile
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+import imageio_ffmpeg
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+COLORS = {
+    "discrete": "#0072B2",  # the optimizer, as it is
+    "average": "#56B4E9",  # its time-average
+    "midpoint": "#0072B2",
+    "stable": "#D55E00",
+    "central": "#111111",
+    "threshold": "#999999",
+}
+EIGENVALUES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults; in a notebook figures become SVG."""
+    mpl.rcParams.update(
+        {
+            "figure.figsize": (7.2, 3.2),
+            "figure.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "savefig.bbox": "standard",
+            "svg.fonttype": "path",
+            "font.size": 10,
+            "axes.titlesize": 10.5,
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#e8e8e8",
+            "grid.linewidth": 0.7,
+            "axes.axisbelow": True,
+            "lines.linewidth": 1.6,
+            "legend.frameon": False,
+            "legend.fontsize": 9,
+        }
+    )
+    try:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("svg")
+    except (ImportError, AttributeError):  # not in a notebook
+        pass
+
+
+def threshold(ax: Axes, value: float = 2.0, label: str = "2, the edge of stability") -> None:
+    """A dashed line at the value beyond which an optimizer oscillates, named at its left end."""
+    ax.axhline(value, color=COLORS["threshold"], ls="--", lw=1, zorder=1)
+    ax.text(0.01, value, label, transform=ax.get_yaxis_transform(), va="bottom", fontsize=8.5, color="#666666")
+
+
+def eigenvalues(ax: Axes, steps: ArrayLike, values: ArrayLike, count: int = 4, **style) -> None:
+    """Leading eigenvalues of the effective Hessian over time, the largest on top."""
+    for j in range(count):
+        ax.plot(steps, values[:, j], color=EIGENVALUES[j], zorder=10 - j, **style)
+
+
+def film(fig: Figure, draw: Callable[[int], object], frames: int, name: str, alt: str, fps: int = 25):
+    """An H.264 film of a figure, for display in a notebook.
+
+    ``draw(i)`` changes the figure into its i-th frame. While the book is built (environment variable
+    CFLOWS_MEDIA=folder) the film and its poster, the last frame, become files beside the page; anywhere else they are
+    part of the notebook.
+
+    Returns
+    -------
+    IPython.display.HTML
+    """
+    from IPython.display import HTML
+
+    folder = Path(os.environ.get("CFLOWS_MEDIA") or tempfile.mkdtemp())
+    folder.mkdir(parents=True, exist_ok=True)
+    film, poster = folder / f"{name}.mp4", folder / f"{name}.jpg"
+    fig.canvas.draw()
+    fig.set_layout_engine("none")  # laying out each frame anew would double the time
+    width, height = (2 * round(x / 2) for x in fig.canvas.get_width_height())
+    with mpl.rc_context({"savefig.bbox": "standard"}):
+        writer = imageio_ffmpeg.write_frames(
+            str(film), (width, height), fps=fps, codec="libx264", quality=None, macro_block_size=2,
+            output_params=["-crf", "26", "-preset", "slow", "-movflags", "+faststart"],
+        )  # fmt: skip
+        writer.send(None)
+        for i in range(frames):
+            draw(i)
+            fig.canvas.draw()
+            writer.send(_pixels(fig, width, height))
+        writer.close()
+        fig.savefig(poster, dpi=fig.dpi, pil_kwargs={"quality": 82})
+    plt.close(fig)
+    if os.environ.get("CFLOWS_MEDIA"):
+        sources = [f"../../_static/media/{path.name}" for path in (film, poster)]
+    else:
+        kinds = ("video/mp4", "image/jpeg")
+        sources = [
+            f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+            for kind, path in zip(kinds, (film, poster), strict=True)
+        ]
+    return HTML(
+        f'<video controls muted loop playsinline preload="none" poster="{sources[1]}" width="{width}" height="{height}" '
+        f'aria-label="{escape(alt)}" style="max-width: 100%; height: auto"><source src="{sources[0]}" type="video/mp4">'
+        f"{escape(alt)}</video>"
+    )
+
+
+def _pixels(fig: Figure, width: int, height: int) -> bytes:
+    """RGB bytes of a drawn figure, cut to an even size."""
+    buffer = memoryview(fig.canvas.buffer_rgba())
+    rows, columns = buffer.shape[:2]
+    if (rows, columns) != (height, width):
+        raise ValueError(f"a figure of {columns} x {rows} pixels can't be filmed; its sides must be even numbers of pixels")
+    return np.ascontiguousarray(np.asarray(buffer)[:, :, :3]).tobytes()

@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import cflows
+
+torch.set_num_threads(1)  # tests run side by side, and small problems gain nothing from more
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """No test reads or leaves anything outside its own folder."""
+    monkeypatch.setenv("CFLOWS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CFLOWS_DATA", raising=False)
+    monkeypatch.delenv("CFLOWS_STRICT", raising=False)
+    return tmp_path / "cache"
+
+
+def mlp_objective(dtype=torch.float64, width=6, seed=0, examples=12, batch_size=None) -> cflows.Objective:
+    """A small network whose Hessian can be written out."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(examples, 4, generator=generator, dtype=torch.float64).to(dtype)
+    y = torch.randn(examples, 2, generator=generator, dtype=torch.float64).to(dtype)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 2)).to(dtype)
+    return cflows.Objective.from_module(module, nn.MSELoss(), x, y, batch_size)
+
+
+def hessian(f: cflows.Objective, w: torch.Tensor) -> np.ndarray:
+    """Dense Hessian, by PyTorch's own double differentiation of the value (a twin of `hvp`)."""
+    return torch.autograd.functional.hessian(lambda v: sum(term(v) for term in f._terms), w).numpy()

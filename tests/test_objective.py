@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+import torch
+from conftest import hessian, mlp_objective
+from torch import nn
+
+import cflows
+from cflows import Objective, models
+
+
+def test_derivatives_against_the_dense_hessian():
+    f = mlp_objective()
+    H = hessian(f, f.w0)
+    np.testing.assert_allclose(f.hvp(f.w0, torch.eye(f.dim, dtype=f.w0.dtype)).numpy(), H, atol=1e-12)
+    value, grad = f.value_and_grad(f.w0)
+    loss, g, hvp = f.linearize(f.w0)
+    assert value == loss
+    torch.testing.assert_close(grad, g)
+    V = torch.from_numpy(np.random.default_rng(0).standard_normal((f.dim, 3)))
+    np.testing.assert_allclose(hvp(V).numpy(), H @ V.numpy(), atol=1e-12)
+    assert hvp(V[:, :0]).shape == (f.dim, 0)
+
+
+LAYERS = {
+    "linear": (nn.Linear(12, 3), (4, 12)),
+    "convolution": (nn.Conv2d(2, 3, 3, padding=1), (4, 2, 5, 5)),
+    "strided convolution": (nn.Conv2d(2, 3, 3, 2, padding=1, bias=False), (4, 2, 6, 6)),
+    "normalisation": (models._norm(4), (3, 4, 3, 3)),
+    "block": (models.ResidualBlock(2, 4, 2), (3, 2, 6, 6)),
+    "resnet": (models.ResNet(2, 1, 3), (3, 3, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_third_derivatives_of_every_layer_against_differences_of_products(name):
+    module, shape = LAYERS[name]
+    torch.manual_seed(0)
+    module = module.double()
+    x = torch.randn(shape, dtype=torch.float64)
+
+    def criterion(outputs, targets):  # not quadratic, so that a linear layer has third derivatives too
+        return torch.nn.functional.gelu(outputs - targets).square().mean()
+
+    with torch.no_grad():
+        y = torch.randn_like(module(x))
+    f = Objective.from_module(module, criterion, x, y)
+    U = torch.randn(f.dim, 3, dtype=torch.float64)
+    U /= U.norm(dim=0)
+    w = f.w0 + 0.1 * torch.randn_like(f.w0)
+    T = f.hessian_gradients(w, U)
+    assert T.shape == (3, 3, f.dim)
+    torch.testing.assert_close(T, T.transpose(0, 1))
+    eps = 1e-4
+    for i in range(3):
+        twin = (f.hvp(w + eps * U[:, i], U) - f.hvp(w - eps * U[:, i], U)) / (2 * eps)
+        assert (T[i].T - twin).norm() <= 1e-6 * twin.norm()
+
+
+@pytest.mark.parametrize("criterion", [nn.MSELoss(), nn.MSELoss(reduction="sum"), nn.SmoothL1Loss()])
+def test_batches_change_memory_not_values(criterion):
+    x, y = torch.randn(10, 4, dtype=torch.float64), torch.randn(10, 2, dtype=torch.float64)
+    module = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    whole, parts = (Objective.from_module(module, criterion, x, y, b) for b in (None, 3))
+    w, V = whole.w0, torch.randn(whole.dim, 2, dtype=torch.float64)
+    for a, b in zip(whole.value_and_grad(w), parts.value_and_grad(w), strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(whole.hvp(w, V), parts.hvp(w, V))
+    torch.testing.assert_close(whole.hessian_gradients(w, V), parts.hessian_gradients(w, V))
+
+
+def test_a_criterion_that_mixes_examples_is_refused_in_batches():
+    x, y = torch.randn(10, 4), torch.randn(10, 2)
+
+    def criterion(outputs, targets):
+        return (outputs - targets).square().sum().sqrt()
+
+    with pytest.raises(ValueError, match="neither their mean nor their sum"):
+        Objective.from_module(nn.Linear(4, 2), criterion, x, y, batch_size=5)
+
+
+def test_frozen_parameters_stay():
+    module = nn.Linear(4, 2)
+    module.bias.requires_grad_(False)
+    assert Objective.from_module(module, nn.MSELoss(), torch.randn(3, 4), torch.randn(3, 2)).dim == 8
+
+
+def test_functions_without_curvature_have_zero_derivatives():
+    linear = Objective(lambda w: w.sum(), torch.ones(3))
+    assert not linear.hvp(linear.w0, torch.eye(3)).any()
+    assert not linear.hessian_gradients(linear.w0, torch.eye(3)).any()
+    square = Objective(lambda w: w.square().sum(), torch.ones(3))
+    assert not square.hessian_gradients(square.w0, torch.eye(3)).any()
+
+
+def test_the_module_is_left_alone():
+    module = nn.Linear(4, 2)
+    before = module.weight.detach().clone()
+    f = Objective.from_module(module, nn.MSELoss(), torch.randn(3, 4), torch.randn(3, 2))
+    cflows.simulate(f, cflows.GradientDescent(0.1), 3, ("discrete",), progress=False)
+    torch.testing.assert_close(module.weight.detach(), before)
+    assert module.weight.grad is None
+
+
+X, Y = torch.randn(3, 4), torch.randn(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Objective(sum, torch.ones(3, dtype=torch.int64)), TypeError, "int64"),
+        (lambda: Objective(sum, np.ones(3)), TypeError, "ndarray"),
+        (lambda: Objective(sum, torch.ones(2, 2)), ValueError, r"\(2, 2\)"),
+        (lambda: Objective(sum, torch.tensor([1.0, torch.nan])), ValueError, "not finite"),
+        (lambda: Objective.from_module(nn.Tanh(), nn.MSELoss(), X, Y), ValueError, "Tanh has no trainable"),
+        (
+            lambda: Objective.from_module(nn.Sequential(nn.Linear(4, 2), nn.Dropout()), nn.MSELoss(), X, Y),
+            ValueError,
+            r"'1' \(Dropout\) is in training mode.*eval",
+        ),
+        (
+            lambda: Objective.from_module(nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2)), nn.MSELoss(), X, Y),
+            ValueError,
+            "BatchNorm1d",
+        ),
+        (lambda: Objective.from_module(nn.Linear(4, 2), nn.MSELoss(), X.long(), Y), TypeError, r"int64.*float\(\)"),
+        (lambda: Objective.from_module(nn.Linear(4, 2), nn.MSELoss(), X, Y[:2]), ValueError, "3 inputs for 2 targets"),
+        (lambda: Objective.from_module(nn.Linear(4, 2), nn.MSELoss(), X, Y, 0), ValueError, "batch_size is 0"),
+        (lambda: Objective(lambda w: w, torch.ones(2)).value_and_grad(torch.ones(2)), ValueError, r"shape \(2,\).*scalar"),
+        (lambda: mlp_objective().value_and_grad(torch.ones(3)), ValueError, r"\(3,\).*\(44,\)"),
+        (lambda: mlp_objective().hvp(mlp_objective().w0, torch.ones(44)), ValueError, r"\(44, k\)"),
+        (lambda: mlp_objective().value_and_grad(torch.ones(44)), TypeError, "float32.*float64"),
+    ],
+)
+def test_bad_input_is_named(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

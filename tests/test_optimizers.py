@@ -1,0 +1,100 @@
+import math
+
+import pytest
+import torch
+from conftest import mlp_objective
+
+from cflows import GradientDescent, RMSProp, ScalarRMSProp, simulate
+
+
+def run(f, opt, steps):
+    w, nu = f.w0, opt.init(f.w0)
+    for t in range(1, steps + 1):
+        _, g = f.value_and_grad(w)
+        nu = opt.update(nu, g)
+        w = w - g / opt.preconditioner(nu, t)
+    return w
+
+
+def run_torch(f, make, steps):
+    w = f.w0.clone().requires_grad_()
+    opt = make([w])
+    for _ in range(steps):
+        w.grad = f.value_and_grad(w.detach())[1]
+        opt.step()
+    return w.detach()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (RMSProp(1e-2, 0.9, 1e-3), lambda w: torch.optim.RMSprop(w, 1e-2, 0.9, 1e-3)),
+        (RMSProp(1e-2, 0.9, 1e-3, True), lambda w: torch.optim.Adam(w, 1e-2, (0.0, 0.9), 1e-3)),
+        (GradientDescent(1e-2), lambda w: torch.optim.SGD(w, 1e-2)),
+    ],
+)
+def test_same_as_pytorch(ours, theirs):
+    f = mlp_objective()
+    torch.testing.assert_close(run(f, ours, 20), run_torch(f, theirs, 20), rtol=1e-10, atol=1e-12)
+
+
+def test_scalar_rmsprop_is_rmsprop_on_the_norm():
+    f, opt = mlp_objective(), ScalarRMSProp(1e-2, 0.9, 1e-3, True)
+    w, nu = f.w0, 0.0
+    for t in range(1, 11):
+        g = f.value_and_grad(w)[1]
+        nu = 0.9 * nu + 0.1 * float(g @ g)
+        w = w - 1e-2 / (math.sqrt(nu / (1 - 0.9**t)) + 1e-3) * g
+    torch.testing.assert_close(run(f, opt, 10), w)
+
+
+@pytest.mark.parametrize("opt", [RMSProp(0.1, 0.9, 1e-2, True), RMSProp(lambda t: 0.1 / t, 0.99), ScalarRMSProp(0.1, 0.9)])
+def test_slope_of_the_preconditioner(opt):
+    nu = torch.tensor([0.3, 2.0], dtype=torch.float64) if type(opt) is RMSProp else torch.tensor(0.7, dtype=torch.float64)
+    eps = 1e-6
+    twin = (opt.preconditioner(nu + eps, 3) - opt.preconditioner(nu - eps, 3)) / (2 * eps)
+    torch.testing.assert_close(opt.dp_dnu(nu, 3), twin, rtol=1e-7, atol=1e-9)
+
+
+def test_the_rate_of_the_flow_is_exact():
+    opt, nu, g = RMSProp(0.1, 0.95), torch.tensor([0.3]), torch.tensor([2.0])
+    after = opt.update(nu, g)
+    torch.testing.assert_close(after - nu, opt.rate * (g**2 - after))
+
+
+def test_a_schedule_is_asked_at_every_step():
+    f = mlp_objective()
+    constant = simulate(f, GradientDescent(0.1), 5, ("discrete",), progress=False)
+    scheduled = simulate(f, GradientDescent(lambda t: 0.1 if t <= 3 else 1e-9), 5, ("discrete",), progress=False)
+    a, b = constant["discrete"]["loss"].values, scheduled["discrete"]["loss"].values
+    assert (a[:4] == b[:4]).all()
+    assert b[4] == pytest.approx(b[3], rel=1e-6)
+    assert a[4] < b[4]
+
+
+@pytest.mark.parametrize("make", [RMSProp, ScalarRMSProp])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"lr": -1.0, "beta2": 0.9}, ValueError, "lr is -1.0"),
+        ({"lr": math.nan, "beta2": 0.9}, ValueError, "lr is nan"),
+        ({"lr": math.inf, "beta2": 0.9}, ValueError, "lr is inf"),
+        ({"lr": "0.1", "beta2": 0.9}, TypeError, "'0.1'"),
+        ({"lr": 0.1, "beta2": 1.0}, ValueError, "beta2 is 1.0"),
+        ({"lr": 0.1, "beta2": -0.1}, ValueError, "beta2 is -0.1"),
+        ({"lr": 0.1, "beta2": math.nan}, ValueError, "beta2 is nan"),
+        ({"lr": 0.1, "beta2": 0.9, "eps": -1.0}, ValueError, "eps is -1.0"),
+    ],
+)
+def test_bad_input_is_named(make, arguments, error, message):
+    with pytest.raises(error, match=message):
+        make(**arguments)
+
+
+def test_bad_schedule_and_rate_are_named():
+    with pytest.raises(ValueError, match="lr is 0"):
+        GradientDescent(0)
+    with pytest.raises(ValueError, match=r"lr\(3\) is -3"):
+        GradientDescent(lambda t: -t).learning_rate(3)
+    with pytest.raises(ValueError, match="beta2 is 0"):
+        simulate(mlp_objective(), RMSProp(0.1, 0.0), 2, progress=False)
