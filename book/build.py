@@ -75,7 +75,10 @@ def check_site() -> list[str]:
             for url in re.findall(r'(?:src|href|poster)="([^"]+)"', tag):
                 if re.match(r"(https?:)?//", url) and 'rel="canonical"' not in tag:
                     wrong.append(f"{page}: loads {url} from another host")
-                elif not re.match(r"data:|#|https?:", url) and not (page.parent / url.split("?")[0].split("#")[0]).exists():
+                elif (
+                    not re.match(r"data:|#|https?:", url)
+                    and not (page.parent / url.split("?")[0].split("#")[0]).exists()
+                ):
                     wrong.append(f"{page}: {url} does not exist")
         for url in re.findall(r'<a\b[^>]*href="([^"]+)"', text):
             if re.match(r"\w+:|//", url):

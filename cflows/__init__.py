@@ -1,6 +1,6 @@
 """Central flows: what an optimizer at the edge of stability does on average (arXiv 2410.24206)."""
 
-from . import quadratic, sdcp
+from . import data, experiments, quadratic, sdcp
 from .errors import ConvergenceError, DivergenceError
 from .objective import Objective
 from .optimizers import GradientDescent, RMSProp, ScalarRMSProp
@@ -13,6 +13,8 @@ __all__ = [
     "Objective",
     "RMSProp",
     "ScalarRMSProp",
+    "data",
+    "experiments",
     "quadratic",
     "sdcp",
     "simulate",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,7 @@ def run(experiment: tyro.conf.OmitArgPrefixes[DEFINITIONS], device: str = "auto"
 
 def main(args: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    commands = {"run": run, "list": list_runs, "info": info}
+    commands: dict[str, Callable] = {"run": run, "list": list_runs, "info": info}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="cflows", description=__doc__, args=args)
     except (ValueError, ConvergenceError) as error:

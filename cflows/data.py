@@ -172,7 +172,7 @@ def _folder(folder: Path, split: Split) -> Iterator[np.ndarray]:
 
 
 def _official(split: Split) -> Iterator[np.ndarray]:
-    """The official archive, downloaded once to the user's cache (pooch writes to the side and checks before it moves)."""
+    """The official archive, downloaded once to the user's cache (pooch checks it before it puts it there)."""
     cache = Path(pooch.os_cache("cflows"))
     try:
         pooch.retrieve(

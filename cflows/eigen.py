@@ -32,8 +32,8 @@ class Eigenpairs:
         Their Hessian-vector products.
     residuals : Tensor (k,)
         ‖P^{-1/2}(Hu - λPu)‖, in the units of the eigenvalues.
-    spare : Tensor (n, s)
-        Further Ritz vectors that come for free, good only for starting the next solve.
+    spare : Tensor (n, 1), or (n, 0) if k = n
+        The next Ritz vector, good only for starting the next solve.
     products : int
         Hessian-vector products spent.
     converged : bool
@@ -60,6 +60,7 @@ def top_eigenpairs(
     k: int,
     start: Float[Tensor, "n j"] | None = None,
     tol: float = 1e-2,
+    loose_below: float = -np.inf,
     max_products: int | None = None,
     throw: bool = True,
 ) -> Eigenpairs:
@@ -74,11 +75,14 @@ def top_eigenpairs(
     k : int
         Pairs wanted, 1 to n.
     start : Tensor (n, j), optional
-        Guesses of the eigenvectors, such as `Eigenpairs.start` at the last point. Random when there are none; one
-        random direction is always added, since a direction orthogonal to every guess would never be found.
+        Guesses of the eigenvectors, such as `Eigenpairs.start` at the last point; random where there are fewer than
+        k + 1. The last one, a spare, is improved by a step at each call, whether or not the others need any: it comes
+        to see eigenvectors that the guesses have no share in.
     tol : float
         A pair is accepted when its residual ‖P^{-1/2}(Hu - λPu)‖ ≤ tol · max|λ|. The eigenvalue's own error is of the
         order of the residual's square.
+    loose_below : float
+        Pairs with eigenvalues below this are accepted with three times that residual.
     max_products : int, optional
         Give up after this many products (default 50 k + 200).
     throw : bool
@@ -113,13 +117,14 @@ def top_eigenpairs(
     keep = min(n, 2 * k + 1)  # Ritz vectors kept at a restart
     widest = min(n, max(4 * k, k + 20))
 
-    generator = np.random.default_rng(n * 1000 + k)
-    width = 1 if start is not None and start.shape[1] >= k else k + 1
-    probe = torch.as_tensor(generator.standard_normal((n, width)), dtype=p.dtype, device=p.device)
-    block = probe if start is None else torch.cat([start * root, probe], dim=1)
+    have = 0 if start is None else start.shape[1]
+    random = np.random.default_rng(n).standard_normal((n, max(0, k + 1 - have)))
+    block: Tensor = torch.as_tensor(random, dtype=p.dtype, device=p.device)
+    if start is not None:
+        block = torch.cat([start * root, block], dim=1)
     Q = p.new_empty(n, 0)
     MQ = p.new_empty(n, 0)
-    products = 0
+    products, searched = 0, False
     while True:
         block = _orthonormalise(block, Q)[:, : n - Q.shape[1]]
         Q = torch.cat([Q, block], dim=1)
@@ -127,31 +132,36 @@ def top_eigenpairs(
         products += block.shape[1]
         gram = (Q.T @ MQ).double().cpu().numpy()
         if not np.isfinite(gram).all():
-            raise ValueError("Hessian-vector products are not finite; the loss has overflowed or is NaN at these weights")
-        theta, S = np.linalg.eigh((gram + gram.T) / 2)
-        theta, S = theta[::-1], torch.as_tensor(S[:, ::-1].copy(), dtype=p.dtype, device=p.device)
-        j = min(k, len(theta))
-        Y, MY = Q @ S[:, :j], MQ @ S[:, :j]
-        values = torch.as_tensor(theta[:j].copy(), dtype=p.dtype, device=p.device)
+            raise ValueError(
+                "Hessian-vector products are not finite; the loss has overflowed or is NaN at these weights"
+            )
+        theta, vectors = np.linalg.eigh((gram + gram.T) / 2)
+        theta, S = theta[::-1], torch.as_tensor(vectors[:, ::-1].copy(), dtype=p.dtype, device=p.device)
+        j, extra = min(k, len(theta)), min(k + 1, len(theta))
+        Y, MY = Q @ S[:, :extra], MQ @ S[:, :extra]
+        values = torch.as_tensor(theta[:extra].copy(), dtype=p.dtype, device=p.device)
         R = MY - Y * values
-        residuals = R.norm(dim=0)
-        bad = residuals > tol * max(abs(theta).max(), 1e-30)
-        converged = j == k and not bool(bad.any())
-        if converged or products >= limit or Q.shape[1] == n:
-            spare = Q @ S[:, j : j + 2] / root
-            converged = converged or Q.shape[1] == n
-            pairs = Eigenpairs(values, Y / root, MY * root, residuals, spare, products, converged)
+        residuals = R.norm(dim=0)[:j]
+        allowed = tol * max(abs(theta).max(), 1e-30) * np.where(theta[:j] < loose_below, 3, 1)
+        bad = residuals > torch.as_tensor(allowed, dtype=p.dtype, device=p.device)
+        complete = Q.shape[1] == n
+        converged = complete or (searched and j == k and not bool(bad.any()))
+        if converged or products >= limit:
+            U = Y / root
+            pairs = Eigenpairs(values[:j], U[:, :j], MY[:, :j] * root, residuals, U[:, j:], products, converged)
             if throw and not converged:
                 raise ConvergenceError(
                     f"{k} eigenpairs of the effective Hessian did not converge in {products} products: residuals "
-                    f"{residuals.max().item():.2g}, wanted {tol * abs(theta).max():.2g}; allow more products or a larger "
-                    "tol (float32 can't do better than about 1e-5)",
+                    f"{residuals.max().item():.2g}, wanted {tol * abs(theta).max():.2g}; allow more products or a "
+                    "larger tol (float32 can't do better than about 1e-5)",
                     pairs,
                 )
             return pairs
-        if Q.shape[1] + int(bad.sum()) > widest:
+        if Q.shape[1] + int(bad.sum()) + 1 > widest:
             Q, MQ = Q @ S[:, :keep], MQ @ S[:, :keep]
-        block = R[:, bad]
+        # The spare's residual is a search for eigenvectors that no guess has a share in.
+        block = torch.cat([R[:, :j][:, bad], R[:, j:]], dim=1)
+        searched = True
 
 
 def _orthonormalise(block: Tensor, Q: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def threshold(ax: Axes, value: float = 2.0, label: str = "2, the edge of stabili
     ax.text(0.01, value, label, transform=ax.get_yaxis_transform(), va="bottom", fontsize=8.5, color="#666666")
 
 
-def eigenvalues(ax: Axes, steps: ArrayLike, values: ArrayLike, count: int = 4, **style) -> None:
+def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, **style) -> None:
     """Leading eigenvalues of the effective Hessian over time, the largest on top."""
     for j in range(count):
         ax.plot(steps, values[:, j], color=EIGENVALUES[j], zorder=10 - j, **style)
@@ -115,16 +115,16 @@ def film(fig: Figure, draw: Callable[[int], object], frames: int, name: str, alt
             for kind, path in zip(kinds, (film, poster), strict=True)
         ]
     return HTML(
-        f'<video controls muted loop playsinline preload="none" poster="{sources[1]}" width="{width}" height="{height}" '
-        f'aria-label="{escape(alt)}" style="max-width: 100%; height: auto"><source src="{sources[0]}" type="video/mp4">'
+        f'<video controls muted loop playsinline preload="none" poster="{sources[1]}" width="{width}" '
+        f'height="{height}" aria-label="{escape(alt)}" style="max-width: 100%; height: auto"><source src="{sources[0]}" type="video/mp4">'
         f"{escape(alt)}</video>"
     )
 
 
 def _pixels(fig: Figure, width: int, height: int) -> bytes:
     """RGB bytes of a drawn figure, cut to an even size."""
-    buffer = memoryview(fig.canvas.buffer_rgba())
-    rows, columns = buffer.shape[:2]
+    pixels = np.asarray(fig.canvas.buffer_rgba())  # type: ignore[attr-defined]
+    rows, columns = pixels.shape[:2]
     if (rows, columns) != (height, width):
-        raise ValueError(f"a figure of {columns} x {rows} pixels can't be filmed; its sides must be even numbers of pixels")
-    return np.ascontiguousarray(np.asarray(buffer)[:, :, :3]).tobytes()
+        raise ValueError(f"a figure of {columns} x {rows} pixels can't be filmed; its sides must be even numbers")
+    return np.ascontiguousarray(pixels[:, :, :3]).tobytes()

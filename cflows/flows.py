@@ -1,12 +1,12 @@
 """The stable flow and the central flow of an optimizer, one step at a time.
 
-State: weights w, the average ν, and the time t in optimizer steps. With c = (1-β₂)/β₂ and Σ = UXUᵀ the covariance of the
-oscillation over the critical eigenvectors U of P⁻¹H (those with eigenvalues near 2),
+State: weights w, the average ν, and the time t in optimizer steps. With c = (1-β₂)/β₂ and Σ = UXUᵀ the covariance of
+the oscillation over the critical eigenvectors U of P⁻¹H (those with eigenvalues near 2),
 
     dw/dt = -P⁻¹ (∇L + ½ ∇⟨Σ, H⟩)            dν/dt = c (moment(∇L² + 4p² ⊙ diag Σ) - ν)
 
-(equation "ansatz" of the chapter). Σ = 0 gives the stable flow. The central flow's Σ keeps every eigenvalue at or below 2
-and is zero where an eigenvalue is below 2. To first order in time the matrix 2P - H seen along U moves as
+(equation "ansatz" of the chapter). Σ = 0 gives the stable flow. The central flow's Σ keeps every eigenvalue at or
+below 2 and is zero where an eigenvalue is below 2. To first order in time the matrix 2P - H seen along U moves as
 A + dt (α + B[X]), so that over a step X solves SDCP(A + dt α, dt B).
 """
 
@@ -79,10 +79,10 @@ def drift(
     pairs = (U[:, :, None] * U[:, None, :]).reshape(n, k * k).T
     growth = [(slope * opt.rate * opt.moment(4 * p.square() * pair)).expand(n) for pair in pairs]
     B = third @ (third / p).T / 2 + 2 * pairs @ torch.stack(growth).T
-    alpha, B = float64(alpha), float64(B).reshape(k, k, k, k)
+    a, b = float64(alpha), float64(B).reshape(k, k, k, k)
     for axes in ((1, 0, 2, 3), (0, 1, 3, 2), (2, 3, 0, 1)):  # symmetric but for rounding
-        B = (B + B.transpose(axes)) / 2
-    return (alpha + alpha.T) / 2, B
+        b = (b + b.transpose(axes)) / 2
+    return (a + a.T) / 2, b
 
 
 def step(
@@ -122,9 +122,8 @@ def step(
     ConvergenceError
         If the complementarity problem could not be solved.
     """
-    k = 0 if critical is None else critical.U.shape[1]
-    X, sigma, span = np.zeros((k, k)), None, (t, t + dt)
-    if k:
+    X, sigma, span = np.zeros((0, 0)), None, (t, t + dt)
+    if critical is not None:
         alpha, B = drift(opt, nu, t, g, critical, span)
         X = _covariance(critical.A + dt * alpha, dt * B)
         sigma = Oscillation.of(critical, X)
@@ -137,9 +136,11 @@ def step(
             dw, dnu = velocity(opt, *points[-1], sigma)
             points.append((nu + c * dt * dnu, t + c * dt, f.value_and_grad(w + c * dt * dw)[1]))
 
-    if k:
+    if critical is not None:
         drifts = [drift(opt, *point, critical, span) for point in points]
-        alpha, B = (sum(b * d[i] for (_, b), d in zip(STAGES, drifts, strict=True)) for i in (0, 1))
+        weights = [b for _, b in STAGES]
+        alpha = np.average([d[0] for d in drifts], axis=0, weights=weights)
+        B = np.average([d[1] for d in drifts], axis=0, weights=weights)
         X = _covariance(critical.A + dt * alpha, dt * B)
         sigma = Oscillation.of(critical, X)
     for (_, b), point in zip(STAGES, points, strict=True):

@@ -44,7 +44,7 @@ class Objective:
 
     def __init__(self, loss: Callable[[Tensor], Tensor] | list[Callable[[Tensor], Tensor]], w0: Float[Tensor, "n"]):
         if not isinstance(w0, Tensor) or not w0.is_floating_point():
-            kind = getattr(w0, "dtype", type(w0).__name__)
+            kind = w0.dtype if isinstance(w0, Tensor) else type(w0).__name__
             raise TypeError(f"w0 is {kind}; it must be a floating-point torch.Tensor of shape (n,)")
         if w0.ndim != 1 or w0.numel() == 0:
             raise ValueError(f"w0 has shape {tuple(w0.shape)}; it must be a non-empty flat vector (n,)")
@@ -131,8 +131,11 @@ class Objective:
     def value_and_grad(self, w: Float[Tensor, "n"]) -> tuple[Float[Tensor, ""], Float[Tensor, "n"]]:
         """Loss L(w), a scalar tensor, and gradient ∇L(w) (n,)."""
         w = self._check(w).requires_grad_()
-        values, grads = zip(*(self._term_grad(term, w) for term in self._terms), strict=True)
-        return sum(values), sum(grads)
+        value, grad = self._term_grad(self._terms[0], w)
+        for term in self._terms[1:]:
+            more = self._term_grad(term, w)
+            value, grad = value + more[0], grad + more[1]
+        return value, grad
 
     def hvp(self, w: Float[Tensor, "n"], V: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         """Hessian-vector products H(w)V (n, k), column by column (memory does not grow with k)."""
@@ -151,7 +154,10 @@ class Objective:
 
         def hvp(V: Tensor) -> Tensor:
             V = self._check(V, 2)
-            return sum(_products(self._term_grad(t, w, create_graph=True)[1], w, V) for t in self._terms)
+            products = torch.zeros_like(V)
+            for term in self._terms:
+                products += _products(self._term_grad(term, w, create_graph=True)[1], w, V)
+            return products
 
         return *self.value_and_grad(w), hvp
 
@@ -212,10 +218,10 @@ def _sums_over_examples(loss_of: Callable[[slice], Tensor], n: int) -> bool:
     with torch.no_grad():
         m = min(n, 3)
         whole, parts = loss_of(slice(0, m)), [loss_of(slice(i, i + 1)) for i in range(m)]
-    tolerance = {"rtol": 1e-3, "atol": 1e-30}
-    if torch.allclose(whole, sum(parts) / m, **tolerance):
+    total = torch.stack(parts).sum()
+    if torch.allclose(whole, total / m, rtol=1e-3, atol=1e-30):
         return False
-    if torch.allclose(whole, sum(parts), **tolerance):
+    if torch.allclose(whole, total, rtol=1e-3, atol=1e-30):
         return True
     raise ValueError(
         f"the criterion gives {whole.item():.6g} on {m} examples and {[p.item() for p in parts]} on each: neither "

@@ -107,28 +107,40 @@ class ScalarRMSProp(RMSProp):
     """
 
     def moment(self, square: Float[Tensor, "n"]) -> Float[Tensor, ""]:
+        """The sum over all weights: ν averages ‖g‖²."""
         return square.sum()
 
 
 @dataclass(frozen=True)
 class GradientDescent(_Optimizer):
-    """Gradient descent, w ← w - ηg: p = 1 / η, and nothing to average."""
+    """Gradient descent, w ← w - ηg: p = 1 / η, and nothing to average (ν is a zero that stays).
+
+    Parameters
+    ----------
+    lr : float, or callable t -> float
+        Learning rate η > 0, or a schedule of it (t = 1 at the first step).
+    """
 
     rate = 0.0
 
     def init(self, w: Float[Tensor, "n"]) -> Float[Tensor, ""]:
+        """ν before the first step: zero."""
         return self.moment(w)
 
     def moment(self, square: Float[Tensor, "n"]) -> Float[Tensor, ""]:
+        """Nothing, whatever the squared gradient."""
         return square.new_zeros(())
 
     def update(self, nu: Tensor, g: Float[Tensor, "n"]) -> Tensor:
+        """ν, unchanged."""
         return nu
 
     def preconditioner(self, nu: Tensor, t: float) -> Tensor:
+        """p = 1 / η, (): inverse of the step size at the t-th step."""
         return torch.ones_like(nu) / self.learning_rate(t)
 
     def dp_dnu(self, nu: Tensor, t: float) -> Tensor:
+        """Zero, ()."""
         return torch.zeros_like(nu)
 
 

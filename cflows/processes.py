@@ -6,6 +6,8 @@ Each holds a state, says what it sees there (`observe`), and moves on by one ste
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,21 +23,27 @@ from .optimizers import Optimizer
 
 CRITICAL = 0.05  # eigenvalues above 2 - CRITICAL enter the complementarity problem
 NEAR = 0.5  # eigenvalues above 2 - NEAR are followed at every step, and one below them is kept in sight
-EIG_TOL = 5e-3  # tolerance of tracked eigenpairs (`top_eigenpairs`)
-REUSE = 4.0  # units of time for which third derivatives are reused, rotated into the present basis ...
+REUSE = 8.0  # units of time for which third derivatives are reused, rotated into the present basis ...
 CAPTURED = 0.99  # ... as long as this share of each critical eigenvector lies in the basis they were computed in
 STABLE_CAP = 8.0  # effective sharpness at which the stable flow, by then stiff and far away, is stopped
-START_CAP = 3.0  # effective sharpness from which a central flow can't be started
+RECOVERY = 0.2  # how fast the central flow may lower an eigenvalue that starts out above 2, in a unit of time
 
-Record = dict[str, float | list[float]]
+Record = dict[str, Any]  # numbers, and lists of numbers
 
 
-class Process:
+class Process(ABC):
     """State and bookkeeping that all processes share. ``t`` counts optimizer steps: the next one is the t-th."""
 
-    def __init__(self, f: Objective, opt: Optimizer, eigs: int, eig_every: int, coords: Int[Tensor, "c"]):
-        self.f, self.opt, self.eigs, self.eig_every, self.coords = f, opt, eigs, eig_every, coords
-        self.pairs: Eigenpairs | None = None
+    w: Tensor
+    nu: Tensor
+    t: float
+    pairs: Eigenpairs  # as of the last look
+
+    def __init__(
+        self, f: Objective, opt: Optimizer, eigs: int, eig_every: int, eig_tol: float, coords: Int[Tensor, "c"]
+    ):
+        self.f, self.opt, self.eigs, self.eig_tol, self.coords = f, opt, eigs, eig_tol, coords
+        self.eig_every = eig_every  # steps between looks at the eigenvalues; 0: never
         self.guess: Tensor | None = None  # where the next eigenvalue problem starts
 
     def begin(self, w: Float[Tensor, "n"], nu: Tensor, t: int) -> None:
@@ -48,15 +56,27 @@ class Process:
 
     extra: tuple[str, ...] = ()
 
+    @abstractmethod
+    def observe(self, i: int) -> Record:
+        """What is recorded of step i."""
+
+    @abstractmethod
+    def advance(self) -> None:
+        """Move on to the next step."""
+
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""
         for name, value in state.items():
             setattr(self, name, value)
 
+    def due(self, i: int) -> bool:
+        """Whether the eigenvalues are to be looked at in step i."""
+        return self.eig_every > 0 and i % self.eig_every == 0
+
     def p(self) -> Float[Tensor, "n"]:
         return self.opt.preconditioner(self.nu, self.t).expand_as(self.w)
 
-    def absorb(self) -> None:
+    def absorb(self) -> None:  # noqa: B027
         """What the gradient at the present weights does to ν before a step: nothing, in a flow."""
 
     def look(self, need_eigs: bool) -> Record:
@@ -67,7 +87,9 @@ class Process:
             self.loss, self.g = self.f.value_and_grad(self.w)
         if not (self.loss.isfinite() and self.g.isfinite().all()):
             what = "the gradient is not finite" if self.loss.isfinite() else f"the loss is {self.loss.item()}"
-            raise DivergenceError(f"{what}; try a smaller learning rate, or look for log(0), 0/0 or overflow in the loss")
+            raise DivergenceError(
+                f"{what}; try a smaller learning rate, or look for log(0), 0/0 or overflow in the loss"
+            )
         self.absorb()
         if not (self.p() > 0).all():
             zeros = int((self.p() <= 0).sum())
@@ -88,7 +110,7 @@ class Process:
         """Leading eigenpairs, at least one of them below 2 - NEAR (the number followed grows until there is)."""
         start = self.guess
         while True:
-            pairs = top_eigenpairs(hvp, self.p(), self.eigs, start, tol=EIG_TOL)
+            pairs = top_eigenpairs(hvp, self.p(), self.eigs, start, self.eig_tol, loose_below=2 - NEAR)
             if self.eigs == self.f.dim or pairs.values[-1].item() < 2 - NEAR:
                 return pairs
             self.eigs, start = self.eigs + 1, pairs.start
@@ -104,7 +126,7 @@ class Discrete(Process):
         self.nu = self.opt.update(self.nu, self.g)
 
     def observe(self, i: int) -> Record:
-        record = self.look(i % self.eig_every == 0)
+        record = self.look(self.due(i))
         self.next = self.w - self.g / self.p()
         return record
 
@@ -125,7 +147,7 @@ class Midpoint(Process):
             self.w = torch.full_like(d.w, math.nan)
             return {}
         self.w, self.nu, self.t = (d.previous + 2 * d.w + d.next) / 4, d.nu, d.t
-        return self.look(i % self.eig_every == 0 or self.pairs is None)
+        return self.look(self.due(i))
 
     def advance(self) -> None:
         pass
@@ -148,7 +170,7 @@ class Stable(Flow):
     def observe(self, i: int) -> Record:
         if self.stopped:
             return {}
-        record = self.look(i % self.eig_every == 0)
+        record = self.look(self.due(i))
         if "eigenvalues" in record:
             self.sharpness = record["eigenvalues"][0]
         if self.sharpness >= STABLE_CAP:
@@ -167,7 +189,7 @@ class Stable(Flow):
 
 
 class Central(Flow):
-    """The central flow."""
+    """The central flow, in as many equal steps a unit of time as asked for, or more where stability needs more."""
 
     near = True  # whether eigenvalues are followed at every step
     third: tuple[Tensor, Tensor, float] | None = None  # third derivatives: basis, tensor, time
@@ -178,35 +200,29 @@ class Central(Flow):
         self.substeps = substeps
 
     def observe(self, i: int) -> Record:
-        record = self.look(self.near or i % self.eig_every == 0)
+        record = self.look(self.near or self.due(i))
         if "eigenvalues" in record:
-            top = record["eigenvalues"][0]
-            self.near = top > 2 - NEAR
-            if i == 0 and top > START_CAP:
-                raise ValueError(
-                    f"the central flow can't start where an eigenvalue of P⁻¹H is {top:.3g}: the optimizer is far from "
-                    "stable there; let it settle first (warmup), use bias_correction=True or a smaller lr"
-                )
+            self.near = record["eigenvalues"][0] > 2 - NEAR
+            self.dt = 1 / max(self.substeps, math.ceil(record["eigenvalues"][0] / 2.5), math.ceil(self.opt.rate))
         X = self.step(fresh="eigenvalues" in record)
-        variances = np.linalg.eigvalsh(X)[::-1] if len(X) else X[0:0, 0:0].ravel()
+        variances = np.linalg.eigvalsh(X)[::-1] if len(X) else X.ravel()
         record["variances"] = [*variances.tolist(), *[0.0] * (self.eigs - len(X))]
         record["predicted_loss"] += float(np.trace(X))
         return record
 
     def step(self, fresh: bool) -> np.ndarray:
-        """Compute the next substep from what `look` saw; returns its X."""
+        """Compute the next step of length dt from what `look` saw; returns its X."""
         critical = self.critical() if fresh else None
-        dt = 1 / self.substeps
-        *self.next, X = flows.step(self.f, self.opt, self.w, self.nu, self.t, dt, self.g, critical)
+        *self.next, X = flows.step(self.f, self.opt, self.w, self.nu, self.t, self.dt, self.g, critical)
         return X
 
     def advance(self) -> None:
-        for j in range(self.substeps):
+        for j in range(round(1 / self.dt)):
             if j > 0:
                 self.look(self.near)
                 self.step(fresh=self.near)
             self.w, self.nu = self.next
-            self.t += 1 / self.substeps
+            self.t += self.dt
 
     def critical(self) -> flows.Critical | None:
         """The eigenvalues near 2, their eigenvectors and third derivatives."""
@@ -216,6 +232,8 @@ class Central(Flow):
             return None
         U, HU = self.pairs.U[:, :k], self.pairs.HU[:, :k]
         A = flows.float64(U.T @ (2 * self.p()[:, None] * U - HU))
+        a, V = np.linalg.eigh((A + A.T) / 2)
+        A = (V * np.maximum(a, -RECOVERY * self.dt)) @ V.T  # a start beyond the edge is not mended all at once
         return flows.Critical((A + A.T) / 2, U, self.third_derivatives(U))
 
     def third_derivatives(self, U: Float[Tensor, "n k"]) -> Float[Tensor, "k k n"]:
@@ -232,4 +250,9 @@ class Central(Flow):
         return T
 
 
-KINDS: dict[str, type[Process]] = {"discrete": Discrete, "midpoint": Midpoint, "stable": Stable, "central": Central}
+KINDS: dict[str, Callable[..., Process]] = {
+    "discrete": Discrete,
+    "midpoint": Midpoint,
+    "stable": Stable,
+    "central": Central,
+}

@@ -45,7 +45,7 @@ def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: boo
 
     Closed forms where there are any (k = 1; A ⪰ 0, where X = 0; the solution of B[X] = -A, where it is ⪰ 0: every
     critical eigenvalue stays locked), otherwise a primal-dual interior-point method in Nesterov-Todd scaling (Todd, Toh
-    and Tütüncü, 1998). The problem is brought to unit scale first; the residual returned is that of the problem as given.
+    and Tütüncü, 1998). The problem is brought to unit scale first; the residual is that of the problem as given.
 
     Parameters
     ----------
@@ -81,11 +81,11 @@ def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: boo
     a /= s
     b = basis.T @ (B * np.einsum("a,b,c,d->abcd", D, D, D, D)).reshape(k * k, k * k) @ basis
 
-    best = None
+    best = Solution(np.zeros_like(A), np.inf, False)
     for x in _candidates(a, b, basis):
         X = s * (D[:, None] * x * D)
         residual = kkt_residual(A, B, X)
-        if best is None or residual < best.residual:
+        if residual < best.residual:
             best = Solution(X, residual, residual <= TOL)
         if best.converged:
             return best
@@ -129,7 +129,7 @@ def _candidates(a: np.ndarray, b: np.ndarray, basis: np.ndarray):
 def _interior_point(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int = 100):
     """Mehrotra's predictor-corrector on XY = μI; X ⪰ 0 and Y ⪰ 0 hold all along, Y = a + b[X] in the limit.
 
-    Yields the iterates once they are good, so that the caller stops at the first that is good enough.
+    Yields the iterates once they are good, so that the caller stops at the first that is good enough, and the last.
     """
     k = len(a)
 
@@ -137,13 +137,13 @@ def _interior_point(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int 
         return (basis @ (b @ (basis.T @ x.ravel()))).reshape(k, k)
 
     X = np.eye(k)
-    Y = np.eye(k) * max(1.0, np.linalg.norm(a + op(X)))
+    Y = np.eye(k) * max(1.0, float(np.linalg.norm(a + op(X))))
     eye = np.eye(len(b))
     for _ in range(steps):
         try:
             G, lam = _nt_scaling(X, Y)
-        except np.linalg.LinAlgError:
-            return
+        except np.linalg.LinAlgError:  # as close to the boundary as rounding allows
+            break
         Ginv = np.linalg.inv(G)
         mu = lam @ lam / k
         # In the scaled space both X and Y are diag(lam); the operator and the residual of Y = a + b[X] become
@@ -153,7 +153,7 @@ def _interior_point(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int 
         factor = scipy.linalg.cho_factor(eye + (bs + bs.T) / 2, check_finite=False)
         sums = lam[:, None] + lam
 
-        def direction(rhs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def direction(rhs: np.ndarray, factor=factor, r=r) -> tuple[np.ndarray, np.ndarray]:
             """Solve dX + dY = rhs, dY = b[dX] + r in the scaled space."""
             v = basis.T @ rhs.ravel()
             dx = scipy.linalg.cho_solve(factor, v - r, check_finite=False)
@@ -168,10 +168,11 @@ def _interior_point(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int 
         X = X + step * G @ dx @ G.T
         Y = Y + step * Ginv.T @ dy @ Ginv
         X, Y = (X + X.T) / 2, (Y + Y.T) / 2
-        if mu < 1e-8 * max(1.0, np.linalg.norm(X)):
+        if mu < 1e-8 * max(1.0, float(np.linalg.norm(X))):
             yield X
         if mu < 1e-30 or step < 1e-12:
-            return
+            break
+    yield X
 
 
 def _nt_scaling(X: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from itertools import combinations
@@ -24,6 +24,7 @@ from .objective import Objective
 from .optimizers import GradientDescent, Optimizer, RMSProp
 from .processes import KINDS, Process
 
+
 def simulate(
     f: Objective,
     opt: Optimizer,
@@ -32,7 +33,8 @@ def simulate(
     warmup: int = 0,
     *,
     eigs: int = 4,
-    eig_every: int = 1,
+    eig_every: int | Mapping[str, int] = 1,
+    eig_tol: float = 1e-3,
     substeps: int = 1,
     coords: Sequence[int] = (),
     checkpoint: str | Path | None = None,
@@ -59,10 +61,15 @@ def simulate(
         Plain optimizer steps taken before the processes part ways.
     eigs : int
         Eigenvalues of the effective Hessian to follow, at least. More are followed while all of them are above 1.5.
-    eig_every : int
-        Compute them every so many steps (the central flow does so at every step once one is above 1.5).
+    eig_every : int, or mapping from process to int
+        Compute them every so many steps; 0: never (not for a flow, which needs them to choose its steps). The central
+        flow does so at every step once one is above 1.5.
+    eig_tol : float
+        Their residuals, relative to the largest (`eigen.top_eigenpairs`; three times that for those below 1.5). An
+        eigenvalue's own error is of the order of the square.
     substeps : int
-        Steps of the central flow in a unit of time.
+        Steps of the central flow in a unit of time; at least ⌈λ/2.5⌉ are taken. Where an eigenvalue λ is above 2 from
+        the start, the oscillation is made such as to lower it by at least 0.2 a unit of time until it is 2.
     coords : sequence of int
         Weights whose squared gradient and ν are recorded at every step.
     checkpoint : path, optional
@@ -84,24 +91,27 @@ def simulate(
     Raises
     ------
     ValueError, TypeError
-        For arguments out of range; also if a central flow would start where the effective sharpness is above 3.
+        For arguments out of range; also if a weight's gradient is exactly zero and eps is 0.
     DivergenceError
         If a loss, gradient or product is not finite; ``solution`` holds the tree up to there.
     ConvergenceError
         If an eigenvalue or complementarity problem is not solved; as above.
     """
-    chosen = _check(f, opt, steps, processes, warmup, eigs, eig_every, substeps, coords)
+    chosen = _check(f, opt, steps, processes, warmup, eigs, substeps, coords)
+    if not 0 < eig_tol < 1:
+        raise ValueError(f"eig_tol is {eig_tol}; it must be between 0 and 1")
+    every = _intervals(eig_every, chosen)
     identity = {
         "optimizer": repr(opt), "steps": steps, "processes": chosen, "warmup": warmup, "eigs": eigs,
-        "eig_every": eig_every, "substeps": substeps, "coords": list(coords), "weights": f.dim,
+        "eig_every": every, "eig_tol": eig_tol, "substeps": substeps, "coords": list(coords), "weights": f.dim,
         "dtype": str(f.w0.dtype), "start": sha256(f.w0.cpu().numpy().tobytes()).hexdigest(),
     }  # fmt: skip
-    options = {"eigs": min(eigs, f.dim), "eig_every": eig_every}
+    options: dict[str, Any] = {"eigs": min(eigs, f.dim), "eig_tol": eig_tol}
     options["coords"] = torch.as_tensor(list(coords), dtype=torch.int64, device=f.w0.device)
     walkers: dict[str, Process] = {}
     for name in chosen:
-        more = {"substeps": substeps} if name == "central" else {}
-        first = (walkers["discrete"],) if name == "midpoint" else (f, opt)
+        more = {"eig_every": every[name]} | ({"substeps": substeps} if name == "central" else {})
+        first: tuple = (walkers["discrete"],) if name == "midpoint" else (f, opt)
         walkers[name] = KINDS[name](*first, **options, **more)
 
     run = _Run(walkers, identity, Path(checkpoint) if checkpoint else None)
@@ -189,7 +199,9 @@ class _Run:
         if identity != self.identity:
             differ = [k for k in self.identity if identity.get(k) != self.identity[k]]
             what = "; ".join(f"{k}: {identity.get(k)} there, {self.identity[k]} here" for k in differ)
-            raise ValueError(f"the checkpoint {self.path} belongs to another run ({what}); delete it or name another file")
+            raise ValueError(
+                f"the checkpoint {self.path} belongs to another run ({what}); delete it or name another file"
+            )
         self.records, self.seconds = records, content["seconds"]
         for name, walker in self.walkers.items():
             walker.load(states[name])
@@ -246,14 +258,26 @@ def _dataset(rows: list[dict], coords: list[int]) -> xr.Dataset:
     return dataset.assign_coords(coord=coords) if any("coord" in v[0] for v in data.values()) else dataset
 
 
-def _check(f, opt, steps, processes, warmup, eigs, eig_every, substeps, coords) -> list[str]:
+def _intervals(eig_every: int | Mapping[str, int], chosen: list[str]) -> dict[str, int]:
+    every = dict(eig_every) if isinstance(eig_every, Mapping) else dict.fromkeys(chosen, eig_every)
+    every = {name: every.get(name, 0) for name in chosen}
+    for name, value in every.items():
+        least = 1 if name in ("stable", "central") else 0
+        if not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"eig_every is {value!r} for {name}; it must be an integer of at least {least}")
+    return every
+
+
+def _check(f, opt, steps, processes, warmup, eigs, substeps, coords) -> list[str]:
     """Complain about what can't be run; the processes in the order in which they look at the world."""
     if not isinstance(f, Objective):
-        raise TypeError(f"f is a {type(f).__name__}; wrap it as cflows.Objective(loss, w0) or Objective.from_module(...)")
+        raise TypeError(
+            f"f is a {type(f).__name__}; wrap it as cflows.Objective(loss, w0) or Objective.from_module(...)"
+        )
     if not isinstance(opt, (RMSProp, GradientDescent)):
         raise TypeError(f"opt is a {type(opt).__name__}; use cflows.RMSProp, ScalarRMSProp or GradientDescent")
-    minima = {"steps": 1, "warmup": 0, "eigs": 1, "eig_every": 1, "substeps": 1}
-    for name, value in zip(minima, (steps, warmup, eigs, eig_every, substeps), strict=True):
+    minima = {"steps": 1, "warmup": 0, "eigs": 1, "substeps": 1}
+    for name, value in zip(minima, (steps, warmup, eigs, substeps), strict=True):
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
             raise TypeError(f"{name} is {value!r}; it must be an integer")
         if value < minima[name]:

@@ -125,7 +125,11 @@ X, Y = torch.randn(3, 4), torch.randn(3, 2)
         (lambda: Objective.from_module(nn.Linear(4, 2), nn.MSELoss(), X.long(), Y), TypeError, r"int64.*float\(\)"),
         (lambda: Objective.from_module(nn.Linear(4, 2), nn.MSELoss(), X, Y[:2]), ValueError, "3 inputs for 2 targets"),
         (lambda: Objective.from_module(nn.Linear(4, 2), nn.MSELoss(), X, Y, 0), ValueError, "batch_size is 0"),
-        (lambda: Objective(lambda w: w, torch.ones(2)).value_and_grad(torch.ones(2)), ValueError, r"shape \(2,\).*scalar"),
+        (
+            lambda: Objective(lambda w: w, torch.ones(2)).value_and_grad(torch.ones(2)),
+            ValueError,
+            r"shape \(2,\).*scalar",
+        ),
         (lambda: mlp_objective().value_and_grad(torch.ones(3)), ValueError, r"\(3,\).*\(44,\)"),
         (lambda: mlp_objective().hvp(mlp_objective().w0, torch.ones(44)), ValueError, r"\(44, k\)"),
         (lambda: mlp_objective().value_and_grad(torch.ones(44)), TypeError, "float32.*float64"),

@@ -48,9 +48,15 @@ def test_scalar_rmsprop_is_rmsprop_on_the_norm():
     torch.testing.assert_close(run(f, opt, 10), w)
 
 
-@pytest.mark.parametrize("opt", [RMSProp(0.1, 0.9, 1e-2, True), RMSProp(lambda t: 0.1 / t, 0.99), ScalarRMSProp(0.1, 0.9)])
+@pytest.mark.parametrize(
+    "opt", [RMSProp(0.1, 0.9, 1e-2, True), RMSProp(lambda t: 0.1 / t, 0.99), ScalarRMSProp(0.1, 0.9)]
+)
 def test_slope_of_the_preconditioner(opt):
-    nu = torch.tensor([0.3, 2.0], dtype=torch.float64) if type(opt) is RMSProp else torch.tensor(0.7, dtype=torch.float64)
+    nu = (
+        torch.tensor([0.3, 2.0], dtype=torch.float64)
+        if type(opt) is RMSProp
+        else torch.tensor(0.7, dtype=torch.float64)
+    )
     eps = 1e-6
     twin = (opt.preconditioner(nu + eps, 3) - opt.preconditioner(nu - eps, 3)) / (2 * eps)
     torch.testing.assert_close(opt.dp_dnu(nu, 3), twin, rtol=1e-7, atol=1e-9)

@@ -34,7 +34,9 @@ def independent_residual(A, B, X):
     Y = A + np.tensordot(B, X, axes=2)
     scale = np.linalg.norm(A, 2) or 1.0
     size = np.linalg.norm(X, 2) or 1.0
-    return max(-np.linalg.eigvalsh(X).min() / size, -np.linalg.eigvalsh(Y).min() / scale, abs(np.sum(X * Y)) / (size * scale))
+    return max(
+        -np.linalg.eigvalsh(X).min() / size, -np.linalg.eigvalsh(Y).min() / scale, abs(np.sum(X * Y)) / (size * scale)
+    )
 
 
 def test_a_thousand_random_problems():
@@ -68,7 +70,7 @@ def test_agrees_with_cvxpy():
 
 @pytest.mark.parametrize("a", [-3.0, 0.0, 2.0])
 def test_one_eigenvalue_is_a_division(a):
-    assert sdcp.solve([[a]], [[[[2.0]]]]).X[0, 0] == max(0.0, -a / 2)
+    assert sdcp.solve([[a]], [[[[2.0]]]]).X[0, 0] == pytest.approx(max(0.0, -a / 2), rel=1e-14)
 
 
 def test_identity_operator_gives_the_projection_on_the_cone():

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from cflows import ConvergenceError
+from cflows.eigen import top_eigenpairs
+
+
+def matrix(spectrum, seed=0):
+    rng = np.random.default_rng(seed)
+    Q = np.linalg.qr(rng.standard_normal((len(spectrum), len(spectrum))))[0]
+    return (Q * spectrum) @ Q.T
+
+
+def solve(H, p, k, **options):
+    H, p = torch.from_numpy(H), torch.from_numpy(p)
+    return top_eigenpairs(lambda V: H @ V, p, k, **options)
+
+
+SPECTRA = {
+    "separated": np.concatenate([[9, 7, 5, 3, 2.5], np.linspace(1, -2, 75)]),
+    "cluster": np.concatenate([[2, 2, 2, 1.999, 1.998], np.linspace(1, 0, 75)]),
+    "condition 1e5": np.geomspace(1e5, 1, 80),
+    "negative": -np.linspace(1, 80, 80),
+}
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_against_scipy(name):
+    n, k = 80, 5
+    rng = np.random.default_rng(1)
+    p = rng.uniform(0.5, 2, n)
+    H = np.sqrt(p)[:, None] * matrix(SPECTRA[name]) * np.sqrt(p)  # so that P⁻¹H has the given spectrum
+    s = solve(H, p, k, tol=1e-7, max_products=3000)
+    exact = scipy.linalg.eigh(H, np.diag(p), eigvals_only=True)[::-1]
+    scale = abs(exact).max()
+    np.testing.assert_allclose(s.values.numpy(), exact[:k], atol=1e-9 * scale)
+    U, HU = s.U.numpy(), s.HU.numpy()
+    np.testing.assert_allclose(U.T @ (p[:, None] * U), np.eye(k), atol=1e-10)
+    np.testing.assert_allclose(HU, H @ U, atol=1e-9 * scale)
+    twin = np.linalg.norm((H @ U - p[:, None] * U * s.values.numpy()) / np.sqrt(p)[:, None], axis=0)
+    np.testing.assert_allclose(s.residuals.numpy(), twin, atol=1e-9 * scale)
+    assert (twin <= 1.01e-7 * scale).all()
+
+
+def test_a_good_start_saves_products():
+    H, p = matrix(SPECTRA["separated"]), np.ones(80)
+    cold = solve(H, p, 4, tol=1e-4)
+    moved = H + 1e-3 * matrix(np.linspace(-1, 1, 80), seed=2)
+    warm = solve(moved, p, 4, start=cold.start, tol=1e-3)
+    assert warm.products <= 12 < cold.products
+
+
+def test_a_new_eigenvector_orthogonal_to_every_guess_is_found():
+    p = np.ones(30)
+    H = np.diag(np.concatenate([[3.0, 2.0], np.linspace(1, 0, 28)]))
+    pairs = solve(H, p, 2, tol=1e-8)
+    for rise in np.linspace(0, 5, 20):  # decoupled: the residuals of the tracked pairs never point there
+        H[29, 29] = rise
+        pairs = solve(H, p, 2, start=pairs.start, tol=1e-3)
+    np.testing.assert_allclose(pairs.values.numpy(), [5.0, 3.0], atol=1e-4)
+
+
+def test_all_pairs_of_a_tiny_problem():
+    H = np.array([[2.0, 1.0], [1.0, -1.0]])
+    s = solve(H, np.array([1.0, 4.0]), 2)
+    np.testing.assert_allclose(s.values.numpy(), scipy.linalg.eigh(H, np.diag([1.0, 4.0]))[0][::-1], atol=1e-12)
+    assert solve(np.zeros((3, 3)), np.ones(3), 2).converged
+
+
+def test_float32():
+    H, p = matrix(SPECTRA["separated"]).astype(np.float32), np.ones(80, dtype=np.float32)
+    s = solve(H, p, 3, tol=1e-4)
+    assert s.U.dtype == torch.float32
+    np.testing.assert_allclose(s.values.numpy(), [9, 7, 5], rtol=1e-5)
+
+
+def test_looser_where_asked():
+    H, p = matrix(SPECTRA["condition 1e5"]), np.ones(80)
+    strict, loose = (solve(H, p, 4, tol=1e-5, loose_below=x, max_products=2000) for x in (-np.inf, 9e4))
+    assert loose.products <= strict.products
+    assert (strict.residuals <= 1e-5 * 1e5).all()
+    assert loose.residuals[0] <= 1e-5 * 1e5
+    assert (loose.residuals <= 3e-5 * 1e5).all()
+
+
+def test_outcomes_that_are_not_success():
+    H, p = matrix(np.geomspace(1e5, 1, 80)), np.ones(80)
+    with pytest.raises(ConvergenceError, match=r"3 eigenpairs .* in \d+ products: residuals") as caught:
+        solve(H, p, 3, tol=1e-10, max_products=10)
+    assert not caught.value.solution.converged
+    assert not solve(H, p, 3, tol=1e-10, max_products=10, throw=False).converged
+
+
+@pytest.mark.parametrize(
+    ("H", "p", "k", "message"),
+    [
+        (np.eye(3), np.ones(3), 0, "k is 0"),
+        (np.eye(3), np.ones(3), 4, "k is 4; with 3 weights"),
+        (np.eye(3), np.array([1.0, 0.0, 1.0]), 1, r"1 of its 3 entries.*eps"),
+        (np.full((3, 3), np.nan), np.ones(3), 1, "not finite"),
+    ],
+)
+def test_bad_input_is_named(H, p, k, message):
+    with pytest.raises(ValueError, match=message):
+        solve(H, p, k)

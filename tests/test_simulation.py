@@ -1,0 +1,235 @@
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from conftest import mlp_objective
+from torch import nn
+
+import cflows
+from cflows import DivergenceError, GradientDescent, Objective, RMSProp, simulate
+
+OPT = RMSProp(0.01, 0.95, bias_correction=True)
+ALL = ("discrete", "midpoint", "stable", "central")
+
+
+def quiet(*arguments, **options):
+    return simulate(*arguments, progress=False, **options)
+
+
+def test_the_tree():
+    f = mlp_objective()
+    tree = quiet(f, OPT, 30, ALL, coords=[0, 5])
+    assert isinstance(tree, xr.DataTree)
+    assert set(tree.children) == {*ALL, "distance"}
+    for name in ALL:
+        node = tree[name]
+        assert node.sizes["step"] == 30
+        assert {"loss", "predicted_loss", "grad_norm_sq", "eigenvalues"} <= set(node.data_vars)
+        assert node["eigenvalues"].dims == ("step", "eig")
+        assert node["nu"].dims == ("step", "coord")
+        eigenvalues = node["eigenvalues"].values
+        assert (np.diff(eigenvalues[np.isfinite(eigenvalues).all(1)], axis=1) <= 1e-12).all()
+    assert "central-discrete" in tree["distance"]
+    central = tree["central"]
+    np.testing.assert_allclose(
+        central["predicted_loss"] - central["loss"], central["variances"].fillna(0).sum("eig"), atol=1e-15
+    )
+    assert central["variances"].dims == ("step", "eig")
+    assert float(central["eigenvalues"][-1].max()) < 2.02
+
+
+def test_step_zero_is_before_the_first_step():
+    f = mlp_objective()
+    tree = quiet(f, OPT, 3, ALL, coords=[0])
+    loss, g = f.value_and_grad(f.w0)
+    for name in ("discrete", "stable", "central"):
+        assert float(tree[name]["loss"][0]) == loss.item()
+        assert float(tree[name]["grad_norm_sq"][0]) == pytest.approx((g @ g).item(), rel=1e-14)
+        assert float(tree[name]["nu"][0, 0]) == pytest.approx(0.05 * g[0].item() ** 2, rel=1e-12)  # after its update
+    assert np.isnan(tree["midpoint"]["loss"][0])
+    assert float(tree["distance"]["central-discrete"][0]) == 0
+
+
+def test_warmup_is_the_same_optimizer():
+    f = mlp_objective()
+    long, short = quiet(f, OPT, 12, ("discrete",)), quiet(f, OPT, 5, ("discrete",), warmup=7)
+    np.testing.assert_allclose(short["discrete"]["loss"], long["discrete"]["loss"][7:], rtol=1e-12)
+
+
+def test_eigenvalues_are_those_of_the_effective_hessian():
+    from conftest import hessian
+
+    f = mlp_objective()
+    tree = quiet(f, RMSProp(0.01, 0.95), 1, ("discrete",), eigs=3, warmup=4)
+    w, nu = f.w0, OPT.init(f.w0)
+    opt = RMSProp(0.01, 0.95)
+    for t in range(1, 6):
+        g = f.value_and_grad(w)[1]
+        nu = opt.update(nu, g)
+        last, w = w, w - g / opt.preconditioner(nu, t)
+    exact, _ = cflows.quadratic.effective_eigh(hessian(f, last), opt.preconditioner(nu, 5).numpy())
+    np.testing.assert_allclose(tree["discrete"]["eigenvalues"][0], exact[:3], rtol=1e-4)
+
+
+def test_eigenvalues_where_asked():
+    tree = quiet(mlp_objective(), OPT, 10, ("discrete", "midpoint"), eig_every={"midpoint": 4})
+    assert "eigenvalues" not in tree["discrete"]
+    assert np.isfinite(tree["midpoint"]["eigenvalues"][:, 0]).values.nonzero()[0].tolist() == [4, 8]
+
+
+def test_the_tracked_set_grows_while_all_are_near_two():
+    f = Objective(
+        lambda w: (w**2 * torch.arange(10.0, 4.0, -1.0, dtype=w.dtype)).sum() / 2, torch.ones(6, dtype=torch.float64)
+    )
+    tree = quiet(f, GradientDescent(0.19), 2, ("discrete",), eigs=1)
+    np.testing.assert_allclose(tree["discrete"]["eigenvalues"][0], [1.9, 1.71, 1.52, 1.33], rtol=1e-3)
+
+
+def test_the_stable_flow_is_stopped_where_it_is_stiff():
+    f = Objective(lambda w: 0.5 * w[1] * w[0] ** 2 - w[1], torch.tensor([0.01, 35.0], dtype=torch.float64))
+    node = quiet(f, GradientDescent(0.2), 60, ("stable",))["stable"]
+    assert np.isnan(node["loss"][-1])
+    assert 8 <= float(node["eigenvalues"].max()) < 8.5
+
+
+class _Interrupt(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [_Interrupt, KeyboardInterrupt])
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path, error):
+    def objective(stop_after=None):
+        f, calls = mlp_objective(width=8, examples=20), 0
+        inner = f._terms[0]
+
+        def loss(w):
+            nonlocal calls
+            calls += 1
+            if calls == stop_after:
+                raise error
+            return inner(w)
+
+        f._terms = [loss]
+        return f
+
+    whole = quiet(objective(), OPT, 60, ALL)
+    assert float(whole["central"]["variances"].max()) > 0  # the interesting part is in it
+    checkpoint = tmp_path / "run.ckpt"
+    with pytest.raises(error):
+        quiet(objective(stop_after=1000), OPT, 60, ALL, checkpoint=checkpoint)
+    assert checkpoint.exists()
+    resumed = quiet(objective(), OPT, 60, ALL, checkpoint=checkpoint)
+    for name in (*ALL, "distance"):
+        xr.testing.assert_identical(whole[name].dataset, resumed[name].dataset)
+    again = quiet(objective(stop_after=1), OPT, 60, ALL, checkpoint=checkpoint)  # finished: nothing is computed
+    xr.testing.assert_identical(again["central"].dataset, whole["central"].dataset)
+    with pytest.raises(ValueError, match=r"another run.*steps: 60 there, 61 here"):
+        quiet(objective(), OPT, 61, ALL, checkpoint=checkpoint)
+    checkpoint.write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match=r"run\.ckpt can't be read"):
+        quiet(objective(), OPT, 60, ALL, checkpoint=checkpoint)
+
+
+def test_nan_names_process_and_step_and_keeps_what_there_is():
+    f = Objective(lambda w: -torch.log(w).sum(), torch.tensor([1.0, 2.0]))
+    bad = Objective(lambda w: torch.log(w).sum(), torch.tensor([1.0, 2.0]))
+    assert quiet(f, GradientDescent(0.1), 3, ("discrete",))
+    with pytest.raises(DivergenceError, match=r"discrete at step [1-9].*loss is nan.*smaller learning rate") as caught:
+        quiet(bad, GradientDescent(0.5), 30, ("discrete",))
+    assert isinstance(caught.value, ValueError)
+    kept = caught.value.solution["discrete"]["loss"].values
+    assert len(kept) > 0
+    assert np.isfinite(kept).all()
+    with pytest.raises(DivergenceError, match="warm-up at step"):
+        quiet(bad, GradientDescent(0.5), 3, ("discrete",), warmup=30)
+    start = Objective(lambda w: (w / 0).sum(), torch.tensor([1.0, 2.0]))
+    with pytest.raises(DivergenceError, match="step 0"):
+        quiet(start, OPT, 3)
+
+
+def test_weights_without_gradient():
+    f = Objective(lambda w: w[0] ** 2, torch.ones(2))
+    with pytest.raises(ValueError, match=r"discrete at step 0: 1 weights have had a gradient of exactly zero.*eps"):
+        quiet(f, RMSProp(0.1, 0.9), 3)
+    tree = quiet(f, RMSProp(0.01, 0.9, eps=1e-3), 3)
+    assert np.isfinite(tree["central"]["loss"]).all()
+
+
+def test_a_start_beyond_the_edge_ends_at_the_edge():
+    f = mlp_objective()
+    node = quiet(f, RMSProp(0.01, 0.95, bias_correction=True), 60, ("central",))["central"]
+    top = node["eigenvalues"][:, 0].values
+    assert top[0] > 8
+    assert top[-1] == pytest.approx(2, rel=5e-3)
+    assert np.isfinite(node["predicted_loss"]).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"f": nn.Linear(2, 2)}, TypeError, r"f is a Linear.*from_module"),
+        ({"opt": torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)}, TypeError, "opt is a SGD"),
+        ({"steps": 0}, ValueError, "steps is 0"),
+        ({"steps": 1.5}, TypeError, "steps is 1.5"),
+        ({"warmup": -1}, ValueError, "warmup is -1"),
+        ({"eigs": 0}, ValueError, "eigs is 0"),
+        ({"substeps": 0}, ValueError, "substeps is 0"),
+        ({"eig_every": 0}, ValueError, "eig_every is 0 for stable"),
+        ({"processes": ("discrete", "chaotic")}, ValueError, r"\['chaotic'\].*discrete, midpoint, stable, central"),
+        ({"processes": ()}, ValueError, "processes"),
+        ({"coords": [44]}, ValueError, r"coords has \[44\]; with 44 weights"),
+    ],
+)
+def test_bad_input_is_named(change, error, message):
+    arguments = {"f": mlp_objective(), "opt": OPT, "steps": 2} | change
+    with pytest.raises(error, match=message):
+        simulate(**arguments, progress=False)
+
+
+# Without a GPU: any tensor made on the default device, or in the default type, instead of the weights', breaks here.
+
+
+@pytest.fixture
+def meta_by_default():
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("opt", [OPT, cflows.ScalarRMSProp(0.05, 0.95, bias_correction=True), GradientDescent(0.05)])
+def test_nothing_is_made_on_the_default_device(opt, request):
+    f = mlp_objective(width=8, examples=20)
+    expected = quiet(f, opt, 40, ALL, coords=[1, 2])
+    request.getfixturevalue("meta_by_default")
+    tree = quiet(f, opt, 40, ALL, coords=[1, 2])
+    for name in ALL:
+        xr.testing.assert_identical(tree[name].dataset, expected[name].dataset)
+
+
+def test_data_are_loaded_on_the_cpu_whatever_the_default(meta_by_default):
+    images, labels = cflows.data.cifar10(2)
+    assert images.device.type == labels.device.type == "cpu"
+
+
+@pytest.mark.parametrize(("dtype", "default"), [(torch.float64, torch.float32), (torch.float32, torch.float64)])
+def test_the_type_is_that_of_the_weights(dtype, default):
+    f = mlp_objective(dtype, width=8, examples=20)
+    seen = set()
+    inner = f._terms[0]
+
+    def loss(w):
+        seen.add(w.dtype)
+        return inner(w)
+
+    f._terms = [loss]
+    expected = quiet(mlp_objective(torch.float64, width=8, examples=20), OPT, 40, ALL)
+    torch.set_default_dtype(default)
+    try:
+        tree = quiet(f, OPT, 40, ALL)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert seen == {dtype}
+    for name in ("discrete", "stable", "central"):
+        np.testing.assert_allclose(
+            tree[name]["loss"], expected[name]["loss"], rtol=1e-12 if dtype == torch.float64 else 2e-3
+        )
