@@ -19,7 +19,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 STATIC, EXECUTED, SITE = ROOT / "book/_static", ROOT / "book/executed", ROOT / "book/_build/html"
-MATHJAX = ("tex-mml-chtml.js", "output/chtml", "input/tex", "input/mml", "ui", "a11y", "sre")
+MATHJAX = ("tex-mml-chtml.js", "output/chtml", "input/tex", "input/mml", "ui", "a11y")
 
 
 def ship_mathjax() -> None:

@@ -68,7 +68,7 @@ class Experiment:
 
 PRESETS: dict[str, dict[str, Experiment]] = {
     "rmsprop-resnet": {
-        "ci": Experiment(width=2, per_class=4, size=8, lr=1e-3, steps=60, eig_every=5),
+        "ci": Experiment(width=2, per_class=25, size=8, lr=1e-4, warmup=430, steps=180, eig_every=10),
         "laptop": Experiment(),
         "paper": Experiment(width=16, blocks=3, per_class=250, size=32, lr=2e-5, steps=3000),
     }
@@ -172,6 +172,16 @@ def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.D
     files.write(path, lambda p: tree.to_netcdf(p, engine="h5netcdf", encoding=encoding))
     path.with_suffix(".ckpt").unlink()
     return tree
+
+
+def describe(run: xr.DataTree) -> str:
+    """What a run is and where it comes from, in two lines."""
+    e, a = json.loads(run.attrs["experiment"]), run.attrs
+    return (
+        f"{a['weights']:,} weights, {len(e['classes']) * e['per_class']} images at {e['size']} x {e['size']}, "
+        f"η = {e['lr']:g}, β₂ = {e['beta2']:g}, {e['steps']} steps\n"
+        f"computed on {a['date'][:10]} in {a['seconds']:.0f} s: {a['hardware']}, torch {a['torch']}"
+    )
 
 
 def cache() -> Path:

@@ -115,9 +115,9 @@ def film(fig: Figure, draw: Callable[[int], object], frames: int, name: str, alt
             for kind, path in zip(kinds, (film, poster), strict=True)
         ]
     return HTML(
-        f'<video controls muted loop playsinline preload="none" poster="{sources[1]}" width="{width}" '
-        f'height="{height}" aria-label="{escape(alt)}" style="max-width: 100%; height: auto"><source src="{sources[0]}" type="video/mp4">'
-        f"{escape(alt)}</video>"
+        f'<video controls muted loop playsinline preload="none" width="{width}" height="{height}" '
+        f'poster="{sources[1]}" aria-label="{escape(alt)}" style="max-width: 100%; height: auto">'
+        f'<source src="{sources[0]}" type="video/mp4">{escape(alt)}</video>'
     )
 
 
