@@ -1,0 +1,58 @@
+"""What the pages say can be done, can be done."""
+
+import re
+from pathlib import Path
+
+import jupytext
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "book/run-it-yourself.md"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_code_on_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    names: dict = {}
+    exec(compile(code, page.name, "exec"), names)
+    assert float(names["tree"]["central"]["predicted_loss"][-1]) > 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_on_a_page_exist(page):
+    text, makefile = page.read_text(), (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"\bmake ([a-z]+)", text)) - {"sure"}
+    assert {"book", "test"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    from cflows.__main__ import DEFINITIONS, main
+
+    assert DEFINITIONS
+    for command in set(re.findall(r"^(?:\.venv/bin/)?cflows (\w+)", text, re.MULTILINE)):
+        with pytest.raises(SystemExit) as end:
+            main([command, "--help"])
+        assert end.value.code == 0
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_can_be_parametrised_and_is_in_the_book(notebook):
+    cells = jupytext.read(notebook).cells
+    parameters = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(parameters) == 1
+    assert 'preset = "laptop"' in parameters[0].source
+    assert f"book/executed/{notebook.stem}" in (ROOT / "_toc.yml").read_text()
+    for cell in cells:
+        if cell.cell_type == "code" and "plt.show()" in cell.source:
+            options = cell.metadata.get("mystnb", {})
+            assert options.get("figure", {}).get("caption"), cell.source
+            assert options.get("image", {}).get("alt"), cell.source
+
+
+def test_the_address_of_the_repository_has_one_home():
+    url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    assert url.startswith("https://")
+    for path in [*(ROOT / "notebooks").glob("*"), *(ROOT / "book").glob("*.md"), *(ROOT / "cflows").glob("*.py")]:
+        assert url not in path.read_text(), path
