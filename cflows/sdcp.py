@@ -129,7 +129,8 @@ def _candidates(a: np.ndarray, b: np.ndarray, basis: np.ndarray):
 def _interior_point(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int = 100):
     """Mehrotra's predictor-corrector on XY = μI; X ⪰ 0 and Y ⪰ 0 hold all along, Y = a + b[X] in the limit.
 
-    Yields the iterates once they are good, so that the caller stops at the first that is good enough, and the last.
+    Yields what the iterates point to once they are good, so that the caller stops at the first that is good enough, and
+    the last iterate itself.
     """
     k = len(a)
 
@@ -142,15 +143,15 @@ def _interior_point(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int 
     for _ in range(steps):
         try:
             G, lam = _nt_scaling(X, Y)
+            # In the scaled space both X and Y are diag(lam); the operator and the residual of Y = a + b[X] become
+            M = basis.T @ np.kron(G, G) @ basis
+            bs = M.T @ b @ M
+            r = basis.T @ (G.T @ (a + op(X) - Y) @ G).ravel()
+            factor = scipy.linalg.cho_factor(eye + (bs + bs.T) / 2, check_finite=False)
         except np.linalg.LinAlgError:  # as close to the boundary as rounding allows
             break
         Ginv = np.linalg.inv(G)
         mu = lam @ lam / k
-        # In the scaled space both X and Y are diag(lam); the operator and the residual of Y = a + b[X] become
-        M = basis.T @ np.kron(G, G) @ basis
-        bs = M.T @ b @ M
-        r = basis.T @ (G.T @ (a + op(X) - Y) @ G).ravel()
-        factor = scipy.linalg.cho_factor(eye + (bs + bs.T) / 2, check_finite=False)
         sums = lam[:, None] + lam
 
         def direction(rhs: np.ndarray, factor=factor, r=r) -> tuple[np.ndarray, np.ndarray]:
@@ -169,10 +170,24 @@ def _interior_point(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int 
         Y = Y + step * Ginv.T @ dy @ Ginv
         X, Y = (X + X.T) / 2, (Y + Y.T) / 2
         if mu < 1e-8 * max(1.0, float(np.linalg.norm(X))):
-            yield X
+            yield _on_face(a, b, X, op(X))
         if mu < 1e-30 or step < 1e-12:
             break
     yield X
+
+
+def _on_face(a: np.ndarray, b: np.ndarray, X: np.ndarray, bX: np.ndarray) -> np.ndarray:
+    """The solution in the span of those eigenvectors of X along which X, not Y, stays away from zero.
+
+    An interior point has full rank; along the other eigenvectors the solution is exactly zero.
+    """
+    k = len(a)
+    x, V = np.linalg.eigh(X)
+    V = V[:, x > np.einsum("ai,ab,bi->i", V, a + bX, V)]
+    face = np.kron(V, V) @ _svec_basis(V.shape[1]) if V.shape[1] else np.zeros((k * k, 0))
+    to_svec = _svec_basis(k).T @ face
+    m = np.linalg.lstsq(to_svec.T @ b @ to_svec, -face.T @ a.ravel(), rcond=1e-13)[0]
+    return (face @ m).reshape(k, k)
 
 
 def _nt_scaling(X: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

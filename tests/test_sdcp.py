@@ -98,6 +98,19 @@ def test_a_tiny_negative_eigenvalue_is_handled():
     assert sdcp.solve(np.diag([1.0, 0.1, -1e-12]), B).residual <= 1e-9
 
 
+def test_what_is_not_oscillating_is_exactly_zero():
+    rng = np.random.default_rng(7)
+    for k in (2, 3, 5):
+        Q = np.linalg.qr(rng.standard_normal((k, k)))[0]
+        B = random_psd_operator(rng, k, 2 * k * k)
+        x, y = np.zeros(k), rng.uniform(0.5, 1, k)
+        x[0], y[0] = 1.0, 0.0
+        A = (Q * y) @ Q.T - np.einsum("abcd,cd->ab", B, (Q * x) @ Q.T)
+        found = np.linalg.eigvalsh(sdcp.solve((A + A.T) / 2, B).X)
+        np.testing.assert_allclose(found[-1], 1, rtol=1e-6)
+        assert abs(found[:-1]).max() < 1e-15
+
+
 def test_no_solution_is_said_not_returned():
     B = np.zeros((2, 2, 2, 2))
     B[0, 0, 0, 0] = 1.0
