@@ -45,6 +45,7 @@ class Process(ABC):
         self.f, self.opt, self.eigs, self.eig_tol, self.coords = f, opt, eigs, eig_tol, coords
         self.eig_every = eig_every  # steps between looks at the eigenvalues; 0: never
         self.guess: Tensor | None = None  # where the next eigenvalue problem starts
+        self.near = 0  # eigenvalues above 2 - NEAR when last looked at
 
     def begin(self, w: Float[Tensor, "n"], nu: Tensor, t: int) -> None:
         """Start from weights w and the ν that the optimizer has before its t-th step."""
@@ -52,7 +53,7 @@ class Process(ABC):
 
     def state(self) -> dict[str, Any]:
         """All that the future depends on, before `observe` (by reference: states are replaced, never changed)."""
-        return {name: getattr(self, name) for name in ("w", "nu", "t", "eigs", "guess", *self.extra)}
+        return {name: getattr(self, name) for name in ("w", "nu", "t", "guess", "near", *self.extra)}
 
     extra: tuple[str, ...] = ()
 
@@ -69,9 +70,9 @@ class Process(ABC):
         for name, value in state.items():
             setattr(self, name, value)
 
-    def due(self, i: int) -> bool:
-        """Whether the eigenvalues are to be looked at in step i."""
-        return self.eig_every > 0 and i % self.eig_every == 0
+    def due(self, i: int) -> int:
+        """How many eigenvalues are to be looked at in step i."""
+        return self.eigs if self.eig_every > 0 and i % self.eig_every == 0 else 0
 
     def p(self) -> Float[Tensor, "n"]:
         return self.opt.preconditioner(self.nu, self.t).expand_as(self.w)
@@ -79,9 +80,9 @@ class Process(ABC):
     def absorb(self) -> None:  # noqa: B027
         """What the gradient at the present weights does to ν before a step: nothing, in a flow."""
 
-    def look(self, need_eigs: bool) -> Record:
-        """Loss, gradient and, where needed, eigenvalues at the present state; they stay for the step."""
-        if need_eigs:
+    def look(self, eigs: int) -> Record:
+        """Loss, gradient and some leading eigenpairs, if any, at the present state; they stay for the step."""
+        if eigs:
             self.loss, self.g, hvp = self.f.linearize(self.w)
         else:
             self.loss, self.g = self.f.value_and_grad(self.w)
@@ -96,9 +97,8 @@ class Process(ABC):
             raise ValueError(f"{zeros} weights have had a gradient of exactly zero, so no step size; set eps above 0")
         record: Record = {"loss": self.loss.item(), "predicted_loss": self.loss.item()}
         record["grad_norm_sq"] = self.g.double().square().sum().item()
-        if need_eigs:
-            self.pairs = self.track(hvp)
-            self.guess = self.pairs.start
+        if eigs:
+            self.pairs = self.track(hvp, eigs)
             record["eigenvalues"] = self.pairs.values.tolist()
             record["eig_residual"] = self.pairs.residuals.max().item()
         if len(self.coords):
@@ -106,14 +106,17 @@ class Process(ABC):
             record["nu"] = self.nu.expand_as(self.w)[self.coords].tolist()
         return record
 
-    def track(self, hvp: HVP) -> Eigenpairs:
-        """Leading eigenpairs, at least one of them below 2 - NEAR (the number followed grows until there is)."""
-        start = self.guess
+    def track(self, hvp: HVP, k: int) -> Eigenpairs:
+        """The k leading eigenpairs, or more, such that one of them is below 2 - NEAR."""
         while True:
-            pairs = top_eigenpairs(hvp, self.p(), self.eigs, start, self.eig_tol, loose_below=2 - NEAR)
-            if self.eigs == self.f.dim or pairs.values[-1].item() < 2 - NEAR:
+            start = None if self.guess is None else self.guess[:, : k + 1]
+            pairs = top_eigenpairs(hvp, self.p(), k, start, self.eig_tol, loose_below=2 - NEAR)
+            rest = self.w.new_empty(self.f.dim, 0) if self.guess is None else self.guess[:, k + 1 :]
+            self.guess = torch.cat([pairs.start, rest], dim=1)
+            self.near = int((pairs.values > 2 - NEAR).sum())
+            if self.near < k or k == self.f.dim:
                 return pairs
-            self.eigs, start = self.eigs + 1, pairs.start
+            k += 1
 
 
 class Discrete(Process):
@@ -181,7 +184,7 @@ class Stable(Flow):
         if self.stopped:
             self.w = torch.full_like(self.w, math.nan)
             return
-        substeps = max(1, math.ceil(self.sharpness), math.ceil(self.opt.rate))
+        substeps = max(1, math.ceil(self.sharpness / 2), math.ceil(self.opt.rate))
         for j in range(substeps):
             g = self.g if j == 0 else self.f.value_and_grad(self.w)[1]
             self.w, self.nu, _ = flows.step(self.f, self.opt, self.w, self.nu, self.t, 1 / substeps, g)
@@ -191,24 +194,26 @@ class Stable(Flow):
 class Central(Flow):
     """The central flow, in as many equal steps a unit of time as asked for, or more where stability needs more."""
 
-    near = True  # whether eigenvalues are followed at every step
     third: tuple[Tensor, Tensor, float] | None = None  # third derivatives: basis, tensor, time
-    extra = ("near", "third")
+    extra = ("third",)
 
     def __init__(self, f: Objective, opt: Optimizer, substeps: int, **options):
         super().__init__(f, opt, **options)
         self.substeps = substeps
 
     def observe(self, i: int) -> Record:
-        record = self.look(self.near or self.due(i))
+        record = self.look(self.due(i) or self.followed())
         if "eigenvalues" in record:
-            self.near = record["eigenvalues"][0] > 2 - NEAR
             self.dt = 1 / max(self.substeps, math.ceil(record["eigenvalues"][0] / 2.5), math.ceil(self.opt.rate))
         X = self.step(fresh="eigenvalues" in record)
         variances = np.linalg.eigvalsh(X)[::-1] if len(X) else X.ravel()
         record["variances"] = [*variances.tolist(), *[0.0] * (self.eigs - len(X))]
         record["predicted_loss"] += float(np.trace(X))
         return record
+
+    def followed(self) -> int:
+        """How many eigenvalues are followed at every step: those near 2 and the next, if there are any."""
+        return min(self.near + 1, self.f.dim) if self.near else 0
 
     def step(self, fresh: bool) -> np.ndarray:
         """Compute the next step of length dt from what `look` saw; returns its X."""
@@ -219,8 +224,7 @@ class Central(Flow):
     def advance(self) -> None:
         for j in range(round(1 / self.dt)):
             if j > 0:
-                self.look(self.near)
-                self.step(fresh=self.near)
+                self.step(fresh="eigenvalues" in self.look(self.followed()))
             self.w, self.nu = self.next
             self.t += self.dt
 
