@@ -49,7 +49,7 @@ def test_an_interrupted_experiment_leaves_a_checkpoint_and_goes_on(monkeypatch):
     def interrupt(*arguments, **options):
         nonlocal calls
         calls += 1
-        if calls == 80:
+        if calls == 50:
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
