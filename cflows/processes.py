@@ -195,11 +195,12 @@ class Central(Flow):
     """The central flow, in as many equal steps a unit of time as asked for, or more where stability needs more."""
 
     third: tuple[Tensor, Tensor, float] | None = None  # third derivatives: basis, tensor, time
-    extra = ("third",)
+    dt: float  # length of a step in units of time
+    extra = ("third", "dt")
 
     def __init__(self, f: Objective, opt: Optimizer, substeps: int, **options):
         super().__init__(f, opt, **options)
-        self.substeps = substeps
+        self.substeps, self.dt = substeps, 1 / substeps
 
     def observe(self, i: int) -> Record:
         record = self.look(self.due(i) or self.followed())
