@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .errors import ConvergenceError
+from .errors import ConvergenceError, DivergenceError
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,9 @@ def top_eigenpairs(
     Raises
     ------
     ValueError
-        If k is out of range, p is not positive, or H gives values that are not finite.
+        If k is out of range or p is not positive.
+    DivergenceError
+        If H gives values that are not finite.
     ConvergenceError
         If the products are spent and ``throw`` is set; its ``solution`` holds what was reached.
 
@@ -127,12 +129,13 @@ def top_eigenpairs(
     products, searched = 0, False
     while True:
         block = _orthonormalise(block, Q)[:, : n - Q.shape[1]]
+        exhausted = block.shape[1] == 0  # the basis spans an invariant subspace
         Q = torch.cat([Q, block], dim=1)
         MQ = torch.cat([MQ, hvp(block / root) / root], dim=1)
         products += block.shape[1]
         gram = (Q.T @ MQ).double().cpu().numpy()
         if not np.isfinite(gram).all():
-            raise ValueError(
+            raise DivergenceError(
                 "Hessian-vector products are not finite; the loss has overflowed or is NaN at these weights"
             )
         theta, vectors = np.linalg.eigh((gram + gram.T) / 2)
@@ -146,7 +149,7 @@ def top_eigenpairs(
         bad = residuals > torch.as_tensor(allowed, dtype=p.dtype, device=p.device)
         complete = Q.shape[1] == n
         converged = complete or (searched and j == k and not bool(bad.any()))
-        if converged or products >= limit:
+        if converged or exhausted or products >= limit:
             U = Y / root
             pairs = Eigenpairs(values[:j], U[:, :j], MY[:, :j] * root, residuals, U[:, j:], products, converged)
             if throw and not converged:
@@ -166,7 +169,7 @@ def top_eigenpairs(
 
 def _orthonormalise(block: Tensor, Q: Tensor) -> Tensor:
     """Orthonormal basis of the block's part outside span Q (twice is enough: Giraud et al., 2005)."""
-    for _ in range(2):
-        block = block - Q @ (Q.T @ block)
-        block = torch.linalg.qr(block).Q
-    return block
+    block = torch.linalg.qr(block - Q @ (Q.T @ block)).Q
+    block = block - Q @ (Q.T @ block)
+    outside = torch.linalg.vector_norm(block, dim=0) > 0.5  # QR makes up columns where the block has none of its own
+    return torch.linalg.qr(block[:, outside]).Q

@@ -69,6 +69,14 @@ def test_all_pairs_of_a_tiny_problem():
     assert solve(np.zeros((3, 3)), np.ones(3), 2).converged
 
 
+def test_exact_eigenvectors_as_a_start_leave_no_residual_to_follow():
+    H, p = np.diag(np.arange(40.0)), np.ones(40)
+    start = torch.eye(40, dtype=torch.float64)[:, [39, 38, 37, 0]]  # the spare is an eigenvector too: no direction left
+    s = top_eigenpairs(lambda V: torch.from_numpy(H) @ V, torch.from_numpy(p), 3, start, tol=1e-8)
+    np.testing.assert_allclose(s.values.numpy(), [39, 38, 37], atol=1e-12)
+    np.testing.assert_allclose((s.U.T @ s.U).numpy(), np.eye(3), atol=1e-12)
+
+
 def test_float32():
     H, p = matrix(SPECTRA["separated"]).astype(np.float32), np.ones(80, dtype=np.float32)
     s = solve(H, p, 3, tol=1e-4)
