@@ -20,8 +20,11 @@ def list_runs() -> None:
         print(f"experiment {name}: presets {', '.join(presets)}")
     print(f"runs in {experiments.cache()}:")
     for path in sorted(experiments.cache().glob("*.nc")):
-        attrs = experiments.load(path).attrs
-        print(f"  {path}  {attrs['date']}  {attrs['seconds']:.0f} s")
+        try:
+            attrs = experiments.load(path).attrs
+            print(f"  {path}  {attrs['date']}  {attrs['seconds']:.0f} s")
+        except ValueError as error:
+            print(f"  {error}")
 
 
 def info(file: Annotated[Path, tyro.conf.Positional]) -> None:

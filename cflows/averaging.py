@@ -14,7 +14,7 @@ def smooth(series: Float[ArrayLike, "steps ..."], width: float) -> Float[np.ndar
     Parameters
     ----------
     series : array (steps, ...)
-        One value a step along the first axis. NaN marks a missing value.
+        One value a step along the first axis. A value that is not finite counts as missing.
     width : float
         Standard deviation of the kernel, in steps; the kernel ends at four of them.
 
@@ -22,7 +22,7 @@ def smooth(series: Float[ArrayLike, "steps ..."], width: float) -> Float[np.ndar
     -------
     array (steps, ...)
         Σ_s k(t-s) x_s / Σ_s k(t-s), summed over the steps that are there: near an edge, or a gap, the weights of those
-        that remain are scaled up. NaN where the series is NaN.
+        that remain are scaled up. NaN where the series is not finite.
 
     Examples
     --------
@@ -30,8 +30,8 @@ def smooth(series: Float[ArrayLike, "steps ..."], width: float) -> Float[np.ndar
     np.True_
     """
     x = np.asarray(series, dtype=np.float64)
-    if width <= 0:
-        raise ValueError(f"width is {width}; the kernel's width must be positive, in steps")
+    if not 0 < width < np.inf:
+        raise ValueError(f"width is {width}; the kernel's width must be positive and finite, in steps")
     there = np.isfinite(x)
     options = {"sigma": width, "axis": 0, "mode": "constant"}
     total = gaussian_filter1d(np.where(there, x, 0.0), **options)

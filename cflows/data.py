@@ -78,7 +78,10 @@ def cifar10(
     ValueError
         If an argument is out of range.
     """
-    classes = list(classes)
+    for name, value in (("per_class", per_class), ("size", size)):
+        if not isinstance(value, (int, np.integer)):
+            raise TypeError(f"{name} is {value!r}; it must be an integer")
+    classes = [classes] if isinstance(classes, int) else list(classes)
     if split not in ("train", "test"):
         raise ValueError(f"split is {split!r}; it must be 'train' or 'test'")
     if not classes or len(set(classes)) < len(classes) or not set(classes) <= set(range(10)):

@@ -60,6 +60,8 @@ class Experiment:
     """their residuals, relative to the largest"""
     substeps: int = 1
     """steps of the central flow in a unit of time"""
+    reuse: float = 8.0
+    """units of time for which it reuses third derivatives"""
     coords: int = 10
     """number of weights, evenly spread, whose squared gradient and ν are recorded"""
     batch_size: int | None = None
@@ -156,6 +158,7 @@ def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.D
         },
         eig_tol=experiment.eig_tol,
         substeps=experiment.substeps,
+        reuse=experiment.reuse,
         coords=[i * f.dim // experiment.coords for i in range(experiment.coords)],
         checkpoint=path.with_suffix(".ckpt"),
     )
@@ -213,9 +216,12 @@ def load(path: str | Path) -> xr.DataTree:
         raise ValueError(f"there is no run file {path}; `cflows list` names those that there are")
     try:
         with xr.open_datatree(path, engine="h5netcdf") as tree:
-            return tree.load()
+            tree = tree.load()
     except Exception as error:
         raise ValueError(f"the run file {path} is damaged ({error}); delete it to compute the run again") from error
+    if missing := {"experiment", "date", "seconds"} - set(tree.attrs):
+        raise ValueError(f"{path} is not a run of an experiment: it does not state its {', '.join(sorted(missing))}")
+    return tree
 
 
 def _data_digest(experiment: Experiment) -> str:

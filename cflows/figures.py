@@ -70,7 +70,7 @@ def threshold(ax: Axes, value: float = 2.0, label: str = "2, the edge of stabili
 
 def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, **style) -> None:
     """Leading eigenvalues of the effective Hessian over time, the largest on top."""
-    for j in range(count):
+    for j in range(min(count, values.shape[1], len(EIGENVALUES))):
         ax.plot(steps, values[:, j], color=EIGENVALUES[j], zorder=10 - j, **style)
 
 

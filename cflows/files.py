@@ -11,7 +11,7 @@ from pathlib import Path
 def write(path: Path, writer: Callable[[Path], object]) -> None:
     """Have ``writer`` write to a file beside ``path``, then move it there in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".part")
     os.close(handle)
     try:
         writer(Path(name))

@@ -24,9 +24,12 @@ from .errors import DivergenceError
 from .objective import Objective
 from .optimizers import Optimizer
 
-# The classical Runge-Kutta method. It damps directions with eigenvalue 2 over a unit of time (by a third); methods of
-# second order do not.
+# The classical Runge-Kutta method. Over a unit of time it damps directions with eigenvalue 2 to a third; methods of
+# second order do not damp them.
 STAGES = ((0.0, 1 / 6), (0.5, 1 / 3), (0.5, 1 / 3), (1.0, 1 / 6))  # time and weight of each evaluation
+
+
+RECOVERY = 0.2  # an eigenvalue that is above 2 is lowered by at least this much in a unit of time, until it is 2
 
 
 class Critical(NamedTuple):
@@ -97,9 +100,9 @@ def step(
 ) -> tuple[Float[Tensor, "n"], Tensor, Float[np.ndarray, "k k"]]:
     """Advance a flow by dt with the classical Runge-Kutta method.
 
-    Without ``critical`` this is the stable flow. With it, X is constant over the step and such that complementarity
-    holds at its end: a first X from the drift at the start carries the stages, then their averaged drift fixes the
-    X of the step. Second order in dt.
+    Without ``critical`` this is the stable flow, and of fourth order in dt. With it, X is constant over the step and
+    such that complementarity holds at its end: a first X from the drift at the start carries the stages, then their
+    averaged drift fixes the X of the step. Since the eigenvectors stand still over a step, this is of first order.
 
     Parameters
     ----------
@@ -124,8 +127,11 @@ def step(
     """
     X, sigma, span = np.zeros((0, 0)), None, (t, t + dt)
     if critical is not None:
+        a, V = np.linalg.eigh(critical.A)
+        A = (V * np.maximum(a, -RECOVERY * dt)) @ V.T  # a start beyond the edge is not mended all at once
+        A = (A + A.T) / 2
         alpha, B = drift(opt, nu, t, g, critical, span)
-        X = _covariance(critical.A + dt * alpha, dt * B)
+        X = _covariance(A + dt * alpha, dt * B)
         sigma = Oscillation.of(critical, X)
 
     points = []  # ν, time and gradient at the stages
@@ -141,7 +147,7 @@ def step(
         weights = [b for _, b in STAGES]
         alpha = np.average([d[0] for d in drifts], axis=0, weights=weights)
         B = np.average([d[1] for d in drifts], axis=0, weights=weights)
-        X = _covariance(critical.A + dt * alpha, dt * B)
+        X = _covariance(A + dt * alpha, dt * B)
         sigma = Oscillation.of(critical, X)
     for (_, b), point in zip(STAGES, points, strict=True):
         dw, dnu = velocity(opt, *point, sigma)

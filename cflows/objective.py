@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +17,11 @@ HVP = Callable[[Tensor], Tensor]
 class Objective:
     """A smooth scalar loss L(w) of a flat weight vector w (n,).
 
-    Every derivative is exact (reverse mode applied once, twice or three times) and lives on the device and
-    in the dtype of ``w0``. A loss may be given as a sum of terms: then derivatives are accumulated term by
-    term, so that memory is that of the largest term.
+    Every derivative is PyTorch's own (reverse mode applied once, twice or three times), exact where its kernels are,
+    and lives on the device and in the dtype of ``w0``. Known exception: third derivatives through the fused
+    ``nn.LayerNorm`` are wrong in PyTorch; `simulate` finds that out, ``nn.GroupNorm(1, channels)`` is right. A loss may
+    be given as a sum of terms: then derivatives are accumulated term by term, so that memory is that of the largest
+    term.
 
     Parameters
     ----------
@@ -51,6 +54,8 @@ class Objective:
         if not w0.isfinite().all():
             raise ValueError("w0 holds values that are not finite; start from finite weights")
         self._terms = list(loss) if isinstance(loss, (list, tuple)) else [loss]
+        if not self._terms or not all(callable(term) for term in self._terms):
+            raise TypeError(f"loss is {loss!r}; it must be a function of the weights, or a list of such terms")
         self.w0 = w0.detach().clone()
 
     @property
@@ -92,18 +97,27 @@ class Objective:
         parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not parameters:
             raise ValueError(f"{type(module).__name__} has no trainable parameters, so there is nothing to optimize")
-        random = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
         for name, layer in module.named_modules():
-            if layer.training and isinstance(layer, random):
+            random = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
+            if layer.training and (random or isinstance(layer, nn.modules.batchnorm._BatchNorm)):
                 raise ValueError(
                     f"layer {name!r} ({type(layer).__name__}) is in training mode, which makes the loss random or "
                     "dependent on how the data are batched; call module.eval(), or use a normalisation per example"
                 )
+        for name, value in (("inputs", inputs), ("targets", targets)):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} is a {type(value).__name__}; convert it with torch.as_tensor")
         if len(inputs) != len(targets) or len(inputs) == 0:
             raise ValueError(f"{len(inputs)} inputs for {len(targets)} targets; they must be as many, and at least one")
         embeds = any(isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) for layer in module.modules())
         if not inputs.is_floating_point() and not embeds:
             raise TypeError(f"inputs are {inputs.dtype}; convert them to floats, for example inputs.float()")
+        kinds = {p.dtype for p in parameters.values()}
+        if len(kinds) > 1 or (inputs.is_floating_point() and inputs.dtype not in kinds):
+            raise TypeError(
+                f"inputs are {inputs.dtype}, parameters {', '.join(map(str, kinds))}; convert all to one type, for "
+                "example module.float() and inputs.float()"
+            )
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1, or None for all the data at once")
 
@@ -115,10 +129,25 @@ class Objective:
             pieces = (v.view(s) for v, s in zip(w.split(sizes), shapes, strict=True))
             return torch.func.functional_call(module, dict(zip(names, pieces, strict=True)), (x,))
 
+        with torch.no_grad():
+            few = inputs[:2]
+            if not torch.equal(outputs(w0, few), outputs(w0, few)):
+                raise ValueError(
+                    f"{type(module).__name__} gives different outputs for the same inputs, so its loss is random; call "
+                    "module.eval(), or take the randomness out of its forward method"
+                )
+            with warnings.catch_warnings():  # PyTorch only warns where shapes are made to match by repetition
+                warnings.filterwarnings("error", message="Using a target size")
+                try:
+                    criterion(outputs(w0, few), targets[:2])
+                except UserWarning as warning:
+                    raise ValueError(f"outputs and targets do not match: {warning}") from warning
+
         if batch_size is None or batch_size >= len(inputs):
             return cls(lambda w: criterion(outputs(w, inputs), targets), w0)
 
-        is_sum = _sums_over_examples(lambda s: criterion(outputs(w0, inputs[s]), targets[s]), len(inputs))
+        with torch.no_grad():
+            is_sum = _sums_over_examples(criterion, outputs, w0, inputs, targets, batch_size)
 
         def term(s: slice) -> Callable[[Tensor], Tensor]:
             x, y = inputs[s], targets[s]
@@ -183,6 +212,8 @@ class Objective:
         value = term(w)
         if not isinstance(value, Tensor) or value.ndim != 0:
             raise ValueError(f"the loss returned {_describe(value)}; it must return a scalar tensor (shape ())")
+        if not value.requires_grad:
+            raise ValueError("the loss does not depend on the weights; is there a detach(), item() or no_grad() in it?")
         grad = _grad(value, w, None, create_graph=create_graph)
         return (value, grad) if create_graph else (value.detach(), grad)
 
@@ -201,7 +232,7 @@ def _describe(value: Any) -> str:
 
 def _grad(y: Tensor, w: Tensor, v: Tensor | None, create_graph: bool = False) -> Tensor:
     """vᵀ ∂y/∂w, zero where y does not depend on w; keeps the graph of y for further calls."""
-    if not y.requires_grad:  # y is constant in w: a linear loss has no Hessian graph
+    if not y.requires_grad:  # a derivative that is constant in w, as that of a linear loss
         return torch.zeros_like(w)
     (g,) = torch.autograd.grad(y, w, v, retain_graph=True, create_graph=create_graph, materialize_grads=True)
     return g
@@ -213,17 +244,27 @@ def _products(grad: Tensor, w: Tensor, V: Tensor) -> Tensor:
     return torch.stack([_grad(grad, w, v) for v in V.unbind(1)], dim=1)
 
 
-def _sums_over_examples(loss_of: Callable[[slice], Tensor], n: int) -> bool:
-    """Whether a criterion sums over examples (True) or averages (False), found out on the first few."""
-    with torch.no_grad():
-        m = min(n, 3)
-        whole, parts = loss_of(slice(0, m)), [loss_of(slice(i, i + 1)) for i in range(m)]
-    total = torch.stack(parts).sum()
-    if torch.allclose(whole, total / m, rtol=1e-3, atol=1e-30):
+def _sums_over_examples(
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    outputs: Callable[[Tensor, Tensor], Tensor],
+    w: Tensor,
+    inputs: Tensor,
+    targets: Tensor,
+    batch_size: int,
+) -> bool:
+    """Whether a criterion sums over examples (True) or averages (False), by its value on all and on each batch."""
+    out = [outputs(w, x) for x in inputs.split(batch_size)]
+    whole = criterion(torch.cat(out), targets)
+    parts = torch.stack([criterion(o, y) for o, y in zip(out, targets.split(batch_size), strict=True)])
+    if parts.ndim != 1:
+        raise ValueError(f"the criterion returned {_describe(whole)}; it must return the mean or sum over examples")
+    shares = torch.tensor([len(o) for o in out], dtype=parts.dtype, device=parts.device) / len(inputs)
+    mean, total = (shares * parts).sum(), parts.sum()
+    if torch.allclose(whole, mean, rtol=1e-4, atol=0):
         return False
-    if torch.allclose(whole, total, rtol=1e-3, atol=1e-30):
+    if torch.allclose(whole, total, rtol=1e-4, atol=0):
         return True
     raise ValueError(
-        f"the criterion gives {whole.item():.6g} on {m} examples and {[p.item() for p in parts]} on each: neither "
-        "their mean nor their sum, so it can't be taken in batches; use such a criterion, or batch_size=None"
+        f"the criterion gives {whole.item():.6g} on all examples, {mean.item():.6g} as the mean and {total.item():.6g} "
+        "as the sum over batches: it mixes examples, so it can't be taken in batches; use another, or batch_size=None"
     )

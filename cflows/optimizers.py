@@ -17,6 +17,15 @@ from torch import Tensor
 Schedule = Callable[[float], float]
 
 
+def _number(value: object, name: str) -> float:
+    if isinstance(value, (bool, str)):
+        raise TypeError(f"{name} is {value!r}; it must be a number")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} is {value!r}; it must be a number") from error
+
+
 @dataclass(frozen=True)
 class _Optimizer:
     lr: float | Schedule
@@ -27,15 +36,14 @@ class _Optimizer:
 
     @staticmethod
     def _check_lr(value: float, name: str) -> float:
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise TypeError(f"{name} is {value!r}; it must be a number, or a function of the step that returns one")
+        value = _number(value, name)
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} is {value}; a learning rate must be positive and finite")
         return value
 
     def learning_rate(self, t: float) -> float:
         """η at the t-th step, t = 1 at the first (real numbers in between for flows)."""
-        return self._check_lr(self.lr(t), f"lr({t})") if callable(self.lr) else self.lr
+        return self._check_lr(self.lr(t), f"lr({t})") if callable(self.lr) else float(self.lr)
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,8 @@ class RMSProp(_Optimizer):
     Parameters
     ----------
     lr : float, or callable t -> float
-        Learning rate η > 0, or a schedule of it (t = 1 at the first step).
+        Learning rate η > 0, or a schedule of it (t = 1 at the first step). Flows ask a schedule at real t, up to one
+        past the last step.
     beta2 : float
         Decay β₂ in [0, 1). Flows need β₂ > 0.
     eps : float
@@ -63,6 +72,9 @@ class RMSProp(_Optimizer):
 
     def __post_init__(self):
         super().__post_init__()
+        _number(self.beta2, "beta2"), _number(self.eps, "eps")
+        if not isinstance(self.bias_correction, bool):
+            raise TypeError(f"bias_correction is {self.bias_correction!r}; it must be True or False")
         if not 0 <= self.beta2 < 1:
             raise ValueError(f"beta2 is {self.beta2}; it must be in [0, 1)")
         if not (math.isfinite(self.eps) and self.eps >= 0):
@@ -95,8 +107,9 @@ class RMSProp(_Optimizer):
         return ((nu / self._correction(t)).sqrt() + self.eps) / self.learning_rate(t)
 
     def dp_dnu(self, nu: Tensor, t: float) -> Tensor:
-        """∂p / ∂ν = 1 / (2 η √(ν (1-β₂ᵗ))), of the shape of ν."""
-        return 1 / (2 * self.learning_rate(t) * (nu * self._correction(t)).sqrt())
+        """∂p / ∂ν = 1 / (2 η √(ν (1-β₂ᵗ))), of the shape of ν; 0 where ν is 0, since it stays there."""
+        slope = 1 / (2 * self.learning_rate(t) * (nu * self._correction(t)).sqrt())
+        return slope.where(nu > 0, torch.zeros_like(nu))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,10 +23,8 @@ from .optimizers import Optimizer
 
 CRITICAL = 0.05  # eigenvalues above 2 - CRITICAL enter the complementarity problem
 NEAR = 0.5  # eigenvalues above 2 - NEAR are followed at every step, and one below them is kept in sight
-REUSE = 8.0  # units of time for which third derivatives are reused, rotated into the present basis ...
-CAPTURED = 0.99  # ... as long as this share of each critical eigenvector lies in the basis they were computed in
+CAPTURED = 0.99  # third derivatives are reused while this share of each critical eigenvector lies in their basis
 STABLE_CAP = 8.0  # effective sharpness at which the stable flow, by then stiff and far away, is stopped
-RECOVERY = 0.2  # how fast the central flow may lower an eigenvalue that starts out above 2, in a unit of time
 
 Record = dict[str, Any]  # numbers, and lists of numbers
 
@@ -55,7 +53,7 @@ class Process(ABC):
         """All that the future depends on, before `observe` (by reference: states are replaced, never changed)."""
         return {name: getattr(self, name) for name in ("w", "nu", "t", "guess", "near", *self.extra)}
 
-    extra: tuple[str, ...] = ()
+    extra: ClassVar[tuple[str, ...]] = ()  # further attributes that belong to the state
 
     @abstractmethod
     def observe(self, i: int) -> Record:
@@ -94,7 +92,7 @@ class Process(ABC):
         self.absorb()
         if not (self.p() > 0).all():
             zeros = int((self.p() <= 0).sum())
-            raise ValueError(f"{zeros} weights have had a gradient of exactly zero, so no step size; set eps above 0")
+            raise DivergenceError(f"ν is exactly zero for {zeros} weights, so they have no step size; set eps above 0")
         record: Record = {"loss": self.loss.item(), "predicted_loss": self.loss.item()}
         record["grad_norm_sq"] = self.g.double().square().sum().item()
         if eigs:
@@ -123,7 +121,7 @@ class Discrete(Process):
     """The optimizer itself."""
 
     previous: Tensor | None = None
-    extra = ("previous",)
+    extra: ClassVar[tuple[str, ...]] = ("previous",)
 
     def absorb(self) -> None:
         self.nu = self.opt.update(self.nu, self.g)
@@ -162,23 +160,43 @@ class Flow(Process):
     def begin(self, w, nu, t):
         super().begin(w, self.opt.update(nu, self.f.value_and_grad(w)[1]), t)
 
+    seen: tuple[float, float, float] | None = (
+        None  # time of the last look, top eigenvalue, its slope since the last but one
+    )
+    extra: ClassVar[tuple[str, ...]] = ("seen",)
+
+    def look(self, eigs: int) -> Record:
+        record = super().look(eigs)
+        if eigs:
+            top = record["eigenvalues"][0]
+            slope = math.inf
+            if self.seen is not None and self.t > self.seen[0]:
+                slope = (top - self.seen[1]) / (self.t - self.seen[0])
+            self.seen = (self.t, top, slope)
+        return record
+
+    def pressing(self, limit: float) -> int:
+        """How many eigenvalues to look at before it is due, since the top one may have passed a limit: 1 or none."""
+        if self.seen is None or self.t <= self.seen[0]:
+            return 0
+        t, top, slope = self.seen
+        return int(top + 2 * max(slope, 0) * (self.t - t) > limit)
+
 
 class Stable(Flow):
     """The stable flow, with as many substeps as its effective sharpness asks for, until that reaches `STABLE_CAP`."""
 
-    sharpness = 0.0
     stopped = False
-    extra = ("sharpness", "stopped")
+    extra: ClassVar = (*Flow.extra, "stopped")
 
     def observe(self, i: int) -> Record:
         if self.stopped:
             return {}
-        record = self.look(self.due(i))
-        if "eigenvalues" in record:
-            self.sharpness = record["eigenvalues"][0]
-        if self.sharpness >= STABLE_CAP:
-            self.stopped = True
-        return record
+        limit = 2 - NEAR if self.seen is None else max(2 - NEAR, 1.3 * self.seen[1])
+        record = self.look(self.due(i) or self.pressing(limit))
+        self.sharpness = self.seen[1] if self.seen else 0.0
+        self.stopped = self.sharpness >= STABLE_CAP
+        return record | {"variances": []}
 
     def advance(self) -> None:
         if self.stopped:
@@ -196,19 +214,19 @@ class Central(Flow):
 
     third: tuple[Tensor, Tensor, float] | None = None  # third derivatives: basis, tensor, time
     dt: float  # length of a step in units of time
-    extra = ("third", "dt")
+    extra: ClassVar = (*Flow.extra, "third", "dt")
 
-    def __init__(self, f: Objective, opt: Optimizer, substeps: int, **options):
+    def __init__(self, f: Objective, opt: Optimizer, substeps: int, reuse: float, **options):
         super().__init__(f, opt, **options)
         self.substeps, self.dt = substeps, 1 / substeps
+        self.reuse = reuse  # units of time for which third derivatives are reused, rotated into the present basis
 
     def observe(self, i: int) -> Record:
-        record = self.look(self.due(i) or self.followed())
+        record = self.look(self.due(i) or self.followed() or self.pressing(2 - NEAR))
         if "eigenvalues" in record:
             self.dt = 1 / max(self.substeps, math.ceil(record["eigenvalues"][0] / 2.5), math.ceil(self.opt.rate))
         X = self.step(fresh="eigenvalues" in record)
-        variances = np.linalg.eigvalsh(X)[::-1] if len(X) else X.ravel()
-        record["variances"] = [*variances.tolist(), *[0.0] * (self.eigs - len(X))]
+        record["variances"] = np.maximum(np.linalg.eigvalsh(X)[::-1], 0).tolist() if len(X) else []
         record["predicted_loss"] += float(np.trace(X))
         return record
 
@@ -237,8 +255,6 @@ class Central(Flow):
             return None
         U, HU = self.pairs.U[:, :k], self.pairs.HU[:, :k]
         A = flows.float64(U.T @ (2 * self.p()[:, None] * U - HU))
-        a, V = np.linalg.eigh((A + A.T) / 2)
-        A = (V * np.maximum(a, -RECOVERY * self.dt)) @ V.T  # a start beyond the edge is not mended all at once
         return flows.Critical((A + A.T) / 2, U, self.third_derivatives(U))
 
     def third_derivatives(self, U: Float[Tensor, "n k"]) -> Float[Tensor, "k k n"]:
@@ -248,11 +264,28 @@ class Central(Flow):
             weighted = self.p()[:, None] * U
             R = torch.linalg.solve(basis.T @ (self.p()[:, None] * basis), basis.T @ weighted)  # U ≈ basis R
             captured = ((basis @ R) * weighted).sum(0).min()
-            if self.t - t < REUSE and captured >= CAPTURED:
+            if self.t - t < self.reuse and captured >= CAPTURED:
                 return torch.einsum("ca,db,cdn->abn", R, R, T)
         T = self.f.hessian_gradients(self.w, U)
+        if self.third is None:
+            self.check(U[:, 0], T[0, 0])
         self.third = (U, T, self.t)
         return T
+
+    def check(self, u: Float[Tensor, "n"], t: Float[Tensor, "n"]) -> None:
+        """Hold ∇(uᵀHu) against differences of Hessian-vector products: some of PyTorch's kernels have it wrong."""
+        h = 0.01
+        ahead, behind = (self.f.hvp(self.w + s * u, u[:, None])[:, 0] for s in (h, -h))
+        twin = (ahead - behind) / (2 * h)
+        error, size = (torch.linalg.vector_norm(v).item() for v in (t - twin, twin))
+        noise = torch.finfo(u.dtype).eps * torch.linalg.vector_norm(ahead).item() / h
+        if error > 0.1 * size + 10 * noise:
+            raise DivergenceError(
+                "third derivatives of the loss are off from differences of second ones by "
+                f"{error / (size + noise):.0%}: it is not smooth (use GELU or tanh in place of ReLU), or a kernel of "
+                "PyTorch's is wrong (as that of nn.LayerNorm is; use nn.GroupNorm(1, channels), nn.RMSNorm or "
+                "elementary operations)"
+            )
 
 
 KINDS: dict[str, Callable[..., Process]] = {

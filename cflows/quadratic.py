@@ -19,11 +19,11 @@ def _check(H: ArrayLike, p: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
             raise TypeError(f"{name} has dtype {value.dtype}; pass floating-point numbers")
         if not np.isfinite(value).all():
             raise ValueError(f"{name} holds values that are not finite: {value}")
-    if H.ndim != 2 or H.shape[0] != H.shape[1]:
-        raise ValueError(f"H has shape {H.shape}; it must be a square matrix (n, n)")
+    if H.ndim != 2 or H.shape[0] != H.shape[1] or H.size == 0:
+        raise ValueError(f"H has shape {H.shape}; it must be a square matrix (n, n), n ≥ 1")
     if p.shape != H.shape[:1]:
         raise ValueError(f"p has shape {p.shape}, H has {H.shape}; p must be the diagonal of P, ({len(H)},)")
-    if not np.allclose(H, H.T, rtol=0, atol=1e-8 * abs(H).max()):
+    if abs(H - H.T).max() > 100 * np.finfo(H.dtype).eps * abs(H).max():
         raise ValueError(
             f"H is not symmetric: |H - Hᵀ| reaches {abs(H - H.T).max():.3g}; pass the Hessian, or (H + H.T) / 2"
         )
@@ -100,12 +100,14 @@ def preconditioned_gd(
            [ 4.,  0.]])
     """
     H, p = _check(H, p)
-    w0 = np.asarray(w0)
+    w0 = np.asarray(w0, dtype=np.result_type(H, p))
+    if not np.isfinite(w0).all():
+        raise ValueError(f"w0 holds values that are not finite: {w0}")
     if w0.shape != p.shape:
         raise ValueError(f"w0 has shape {w0.shape}; it must be that of p, {p.shape}")
     if steps < 0:
         raise ValueError(f"steps is {steps}; it must be 0 or more")
-    iterates = np.empty((steps + 1, len(p)), dtype=np.result_type(H, p, w0))
+    iterates = np.empty((steps + 1, len(p)), dtype=w0.dtype)
     iterates[0] = w0
     for i in range(steps):
         iterates[i + 1] = iterates[i] - H @ iterates[i] / p

@@ -7,6 +7,7 @@ minimising ½⟨X, B[X]⟩ + ⟨A, X⟩ over X ⪰ 0.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -45,7 +46,8 @@ def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: boo
 
     Closed forms where there are any (k = 1; A ⪰ 0, where X = 0; the solution of B[X] = -A, where it is ⪰ 0: every
     critical eigenvalue stays locked), otherwise a primal-dual interior-point method in Nesterov-Todd scaling (Todd, Toh
-    and Tütüncü, 1998). The problem is brought to unit scale first; the residual is that of the problem as given.
+    and Tütüncü, 1998) on the problem brought to unit scale; the residual is that of the problem as given. Where B is
+    singular X need not be unique, but B[X] is; if all eigenvalues stay locked the smallest X is returned, if it is ⪰ 0.
 
     Parameters
     ----------
@@ -72,18 +74,12 @@ def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: boo
     A, B = _check(A, B)
     k = len(A)
     basis = _svec_basis(k)
-    # Unit scale: X = D X' D with D diagonal such that B'_aaaa = 1, then A' = DAD / s and X' in units of s.
     diagonal = np.einsum("aaaa->a", B)
-    weight = np.where(diagonal > 1e-28 * diagonal.max(initial=0), diagonal, 0)
-    D = np.where(weight > 0, weight, diagonal.max(initial=0) or 1.0) ** -0.25
-    a = D[:, None] * A * D
-    s = abs(a).max() or 1.0
-    a /= s
-    b = basis.T @ (B * np.einsum("a,b,c,d->abcd", D, D, D, D)).reshape(k * k, k * k) @ basis
+    positive = diagonal > 1e-28 * diagonal.max()
+    D = np.where(positive, diagonal, diagonal.max() or 1.0) ** -0.25
 
     best = Solution(np.zeros_like(A), np.inf, False)
-    for x in _candidates(a, b, basis):
-        X = s * (D[:, None] * x * D)
+    for X in _candidates(A, basis.T @ B.reshape(k * k, k * k) @ basis, basis, D):
         residual = kkt_residual(A, B, X)
         if residual < best.residual:
             best = Solution(X, residual, residual <= TOL)
@@ -111,19 +107,25 @@ def kkt_residual(A: Float[np.ndarray, "k k"], B: Float[np.ndarray, "k k k k"], X
     return float(max(violations))
 
 
-def _candidates(a: np.ndarray, b: np.ndarray, basis: np.ndarray):
-    """Answers to try in turn, cheapest first; the caller checks each."""
-    k = len(a)
+def _candidates(A: np.ndarray, B: np.ndarray, basis: np.ndarray, D: np.ndarray) -> Iterator[np.ndarray]:
+    """Answers to try in turn, cheapest first; the caller checks each. B as a matrix over the basis."""
+    k = len(A)
     if k == 1:
-        yield np.maximum(0.0, -a / b) if b[0, 0] > 0 else np.zeros((1, 1))
+        yield np.maximum(0.0, -A / B) if B[0, 0] > 0 else np.zeros((1, 1))
         return
-    if np.linalg.eigvalsh(a)[0] >= 0:
-        yield np.zeros_like(a)
+    if np.linalg.eigvalsh(A)[0] >= 0:
+        yield np.zeros_like(A)
         return
-    x = (basis @ np.linalg.lstsq(b, -basis.T @ a.ravel(), rcond=1e-13)[0]).reshape(k, k)
-    if np.linalg.eigvalsh(x)[0] >= 0:
-        yield x
-    yield from _interior_point(a, b, basis)
+    # Every eigenvalue stays locked: B[X] = -A, and of its solutions the smallest.
+    X = (basis @ np.linalg.lstsq(B, -basis.T @ A.ravel(), rcond=1e-13)[0]).reshape(k, k)
+    if np.linalg.eigvalsh(X)[0] >= 0:
+        yield X
+    # Unit scale: X = s D x D with D diagonal such that the scaled operator's entries b_aaaa are 1.
+    a = D[:, None] * A * D
+    s = abs(a).max()
+    M = basis.T @ np.kron(np.diag(D), np.diag(D)) @ basis
+    for x in _interior_point(a / s, M @ B @ M, basis):
+        yield s * (D[:, None] * x * D)
 
 
 def _interior_point(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int = 100):

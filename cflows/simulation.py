@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import operator
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -36,6 +38,7 @@ def simulate(
     eig_every: int | Mapping[str, int] = 1,
     eig_tol: float = 1e-3,
     substeps: int = 1,
+    reuse: float = 2.0,
     coords: Sequence[int] = (),
     checkpoint: str | Path | None = None,
     checkpoint_every: float = 60.0,
@@ -62,14 +65,17 @@ def simulate(
     eigs : int
         Eigenvalues of the effective Hessian to follow, at least. More are followed while all of them are above 1.5.
     eig_every : int, or mapping from process to int
-        Compute them every so many steps; 0: never (not for a flow, which needs them to choose its steps). The central
-        flow does so at every step once one is above 1.5.
+        Compute them every so many steps; 0: never (not for a flow, which needs them to choose its steps). A flow also
+        does so when the top one may have grown, and the central flow at every step once it is above 1.5.
     eig_tol : float
         Their residuals, relative to the largest (`eigen.top_eigenpairs`; three times that for those below 1.5). An
         eigenvalue's own error is of the order of the square.
     substeps : int
         Steps of the central flow in a unit of time; at least ⌈λ/2.5⌉ are taken. Where an eigenvalue λ is above 2 from
         the start, the oscillation is made such as to lower it by at least 0.2 a unit of time until it is 2.
+    reuse : float
+        Units of time for which the central flow reuses third derivatives, rotated into the present eigenvectors; 0
+        computes them at every step. What they miss is corrected by the eigenvalues, measured at every step.
     coords : sequence of int
         Weights whose squared gradient and ν are recorded at every step.
     checkpoint : path, optional
@@ -85,7 +91,8 @@ def simulate(
         ``loss``; ``predicted_loss`` = L + tr X, the time-average a flow predicts (the loss itself for the others);
         ``grad_norm_sq`` = ‖∇L‖²; ``eigenvalues`` of P⁻¹H, descending, NaN where not tracked; ``eig_residual``, the
         largest of their residuals; ``variances``, the eigenvalues of X, descending: predicted variance along each
-        P-orthonormal eigenvector of Σ; ``grad_sq`` and ``nu`` at ``coords``.
+        P-orthonormal eigenvector of Σ (0 where nothing oscillates, NaN for the optimizer); ``grad_sq`` and ``nu`` at
+        ``coords``.
         Node "distance": Euclidean distances between the weights of processes, named as "central-discrete".
 
     Raises
@@ -97,20 +104,24 @@ def simulate(
     ConvergenceError
         If an eigenvalue or complementarity problem is not solved; as above.
     """
-    chosen = _check(f, opt, steps, processes, warmup, eigs, substeps, coords)
-    if not 0 < eig_tol < 1:
-        raise ValueError(f"eig_tol is {eig_tol}; it must be between 0 and 1")
+    integers = {"steps": steps, "warmup": warmup, "eigs": eigs, "substeps": substeps}
+    integers, chosen, coords = _check(f, opt, integers, processes, coords)
+    steps, warmup, substeps = integers["steps"], integers["warmup"], integers["substeps"]
+    for name, value, good in (("eig_tol", eig_tol, "between 0 and 1"), ("reuse", reuse, "0 or more")):
+        if not isinstance(value, (int, float)) or not (0 < value < 1 if name == "eig_tol" else value >= 0):
+            raise ValueError(f"{name} is {value!r}; it must be {good}")
     every = _intervals(eig_every, chosen)
-    identity = {
-        "optimizer": repr(opt), "steps": steps, "processes": chosen, "warmup": warmup, "eigs": eigs,
-        "eig_every": every, "eig_tol": eig_tol, "substeps": substeps, "coords": list(coords), "weights": f.dim,
-        "dtype": str(f.w0.dtype), "start": sha256(f.w0.cpu().numpy().tobytes()).hexdigest(),
+    loss, g = f.value_and_grad(f.w0)
+    identity = integers | {
+        "optimizer": _signature(opt, warmup + steps + 1), "processes": chosen, "eig_every": every, "eig_tol": eig_tol,
+        "reuse": reuse, "coords": coords, "weights": f.dim, "dtype": str(f.w0.dtype),
+        "loss": loss.item(), "start": sha256(torch.stack([f.w0, g]).cpu().numpy().tobytes()).hexdigest(),
     }  # fmt: skip
     options: dict[str, Any] = {"eigs": min(eigs, f.dim), "eig_tol": eig_tol}
-    options["coords"] = torch.as_tensor(list(coords), dtype=torch.int64, device=f.w0.device)
+    options["coords"] = torch.as_tensor(coords, dtype=torch.int64, device=f.w0.device)
     walkers: dict[str, Process] = {}
     for name in chosen:
-        more = {"eig_every": every[name]} | ({"substeps": substeps} if name == "central" else {})
+        more = {"eig_every": every[name]} | ({"substeps": substeps, "reuse": reuse} if name == "central" else {})
         first: tuple = (walkers["discrete"],) if name == "midpoint" else (f, opt)
         walkers[name] = KINDS[name](*first, **options, **more)
 
@@ -141,12 +152,12 @@ def simulate(
                     with _named(f"{name} after step {i}"):
                         walker.advance()
     except BaseException as error:
-        run.save()
-        if isinstance(error, (DivergenceError, ConvergenceError)):
+        run.save_or_warn()
+        if isinstance(error, ConvergenceError):
             error.solution = run.tree()
         raise
     run.remember()
-    run.save()
+    run.save_or_warn()
     return run.tree()
 
 
@@ -187,6 +198,13 @@ class _Run:
         files.write(self.path, lambda path: torch.save(content, path))
         self.saved = time.monotonic()
 
+    def save_or_warn(self) -> None:
+        """Save at the end of a run, where failing to must not cost its result, nor hide why it ended."""
+        try:
+            self.save()
+        except Exception as error:
+            warnings.warn(f"the checkpoint {self.path} could not be written: {error}", stacklevel=3)
+
     def resume(self, f: Objective) -> bool:
         """Go on from the checkpoint, if there is one."""
         if self.path is None or not self.path.exists():
@@ -208,7 +226,13 @@ class _Run:
         return True
 
     def tree(self) -> xr.DataTree:
-        nodes = {name: _dataset(rows[: self.done], self.identity["coords"]) for name, rows in self.records.items()}
+        done, eigs, coords = self.done, self.identity["eigs"], self.identity["coords"]
+        nodes = {name: _dataset(rows[:done], eigs, coords) for name, rows in self.records.items() if name in KINDS}
+        distances = self.records["distance"][:done]
+        nodes["distance"] = xr.Dataset(
+            {name: ("step", [row[name] for row in distances]) for name in (distances[0] if distances else ())},
+            coords={"step": np.arange(done)},
+        )
         seconds = self.seconds + time.monotonic() - self.clock
         tree = xr.DataTree.from_dict(nodes)
         tree.attrs = {"simulation": json.dumps(self.identity), "seconds": seconds, "torch": str(torch.__version__)}
@@ -227,68 +251,91 @@ def _named(where: str) -> Iterator[None]:
 
 
 def _warm_up(f: Objective, opt: Optimizer, steps: int) -> tuple[Tensor, Tensor]:
-    w, nu = f.w0, opt.init(f.w0)
-    for t in range(1, steps + 1):
-        loss, g = f.value_and_grad(w)
-        if not loss.isfinite():
-            raise DivergenceError(f"warm-up at step {t - 1}: the loss is {loss.item()}; try a smaller learning rate")
-        nu = opt.update(nu, g)
-        w = w - g / opt.preconditioner(nu, t)
-    return w, nu
+    """Weights and ν after some steps of the optimizer."""
+    none = torch.as_tensor([], dtype=torch.int64, device=f.w0.device)
+    walker = KINDS["discrete"](f, opt, eigs=1, eig_every=0, eig_tol=1, coords=none)
+    walker.begin(f.w0, opt.init(f.w0), 1)
+    for i in range(steps):
+        with _named(f"warm-up at step {i}"):
+            walker.observe(i)
+            walker.advance()
+    return walker.w, walker.nu
 
 
-def _dataset(rows: list[dict], coords: list[int]) -> xr.Dataset:
-    """Rows of numbers and lists, some missing, as arrays padded with NaN."""
-    dims = {"eigenvalues": "eig", "variances": "eig", "grad_sq": "coord", "nu": "coord"}
-    data: dict[str, Any] = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        if name in dims:
-            width = max(len(row.get(name, ())) for row in rows)
-            values = np.full((len(rows), width), np.nan)
-            for i, row in enumerate(rows):
-                values[i, : len(row.get(name, ()))] = row.get(name, ())
-            data[name] = (("step", dims[name]), values)
-        else:
-            data[name] = ("step", np.array([row.get(name, np.nan) for row in rows], dtype=np.float64))
-    sizes = [v[1].shape[1] for v in data.values() if v[0] == ("step", "eig")]
-    for name, (d, values) in data.items():
-        if d == ("step", "eig"):
-            data[name] = (d, np.pad(values, ((0, 0), (0, max(sizes) - values.shape[1])), constant_values=np.nan))
-    dataset = xr.Dataset(data, coords={"step": np.arange(len(rows))})
-    return dataset.assign_coords(coord=coords) if any("coord" in v[0] for v in data.values()) else dataset
+def _dataset(rows: list[dict], eigs: int, coords: list[int]) -> xr.Dataset:
+    """Rows of numbers and lists as arrays. What is missing is NaN; a list of variances is short of zeros."""
+
+    def table(name: str, width: int, fill: float) -> np.ndarray:
+        values = np.full((len(rows), width), np.nan)
+        for i, row in enumerate(rows):
+            if name in row:
+                values[i] = [*row[name], *[fill] * (width - len(row[name]))]
+        return values
+
+    width = max([eigs, *(len(row.get(name, ())) for row in rows for name in ("eigenvalues", "variances"))])
+    data: dict[str, Any] = {
+        name: ("step", np.array([row.get(name, np.nan) for row in rows], dtype=np.float64))
+        for name in ("loss", "predicted_loss", "grad_norm_sq", "eig_residual")
+    }
+    data["eigenvalues"] = (("step", "eig"), table("eigenvalues", width, np.nan))
+    data["variances"] = (("step", "eig"), table("variances", width, 0.0))
+    if coords:
+        for name in ("grad_sq", "nu"):
+            data[name] = (("step", "coord"), table(name, len(coords), np.nan))
+    where = {"step": np.arange(len(rows))} | ({"coord": coords} if coords else {})
+    return xr.Dataset(data, coords=where)
+
+
+def _signature(opt: Optimizer, steps: int) -> str:
+    """What an optimizer is, a schedule by its values."""
+    options = {k: v for k, v in vars(opt).items() if k != "lr"}
+    lr = [opt.learning_rate(t) for t in range(1, steps + 1)] if callable(opt.lr) else opt.learning_rate(1)
+    return json.dumps({"name": type(opt).__name__, "lr": lr} | options, default=float)
 
 
 def _intervals(eig_every: int | Mapping[str, int], chosen: list[str]) -> dict[str, int]:
     every = dict(eig_every) if isinstance(eig_every, Mapping) else dict.fromkeys(chosen, eig_every)
+    if unknown := set(every) - set(KINDS):
+        raise ValueError(f"eig_every has {sorted(unknown)}; its keys must be among {', '.join(KINDS)}")
     every = {name: every.get(name, 0) for name in chosen}
     for name, value in every.items():
         least = 1 if name in ("stable", "central") else 0
         if not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"eig_every is {value!r} for {name}; it must be an integer of at least {least}")
-    return every
+    return {name: int(value) for name, value in every.items()}
 
 
-def _check(f, opt, steps, processes, warmup, eigs, substeps, coords) -> list[str]:
-    """Complain about what can't be run; the processes in the order in which they look at the world."""
+def _check(
+    f: Any, opt: Any, integers: dict[str, Any], processes: Any, coords: Any
+) -> tuple[dict[str, int], list[str], list[int]]:
+    """Complain about what can't be run; everything as plain integers, processes in the order in which they act."""
     if not isinstance(f, Objective):
         raise TypeError(
             f"f is a {type(f).__name__}; wrap it as cflows.Objective(loss, w0) or Objective.from_module(...)"
         )
     if not isinstance(opt, (RMSProp, GradientDescent)):
         raise TypeError(f"opt is a {type(opt).__name__}; use cflows.RMSProp, ScalarRMSProp or GradientDescent")
-    minima = {"steps": 1, "warmup": 0, "eigs": 1, "substeps": 1}
-    for name, value in zip(minima, (steps, warmup, eigs, substeps), strict=True):
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-            raise TypeError(f"{name} is {value!r}; it must be an integer")
-        if value < minima[name]:
-            raise ValueError(f"{name} is {value}; it must be at least {minima[name]}")
-    processes = [processes] if isinstance(processes, str) else list(processes)
-    if unknown := [p for p in processes if p not in KINDS] or not processes:
-        raise ValueError(f"processes has {unknown}; choose from {', '.join(KINDS)}")
-    if outside := [c for c in coords if not 0 <= c < f.dim]:
+
+    def integer(value: Any, name: str, least: int) -> int:
+        try:
+            value = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{name} is {value!r}; it must be an integer") from None
+        if value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+        return value
+
+    least = {"steps": 1, "warmup": 0, "eigs": 1, "substeps": 1}
+    integers = {name: integer(value, name, least[name]) for name, value in integers.items()}
+    names = [processes] if isinstance(processes, str) else list(processes)
+    unknown = [name for name in names if name not in KINDS]
+    if unknown or not names:
+        raise ValueError(f"processes is {processes!r}; choose some of {', '.join(KINDS)}")
+    coords = [integer(c, "an entry of coords", 0) for c in coords]
+    if outside := [c for c in coords if c >= f.dim]:
         raise ValueError(f"coords has {outside}; with {f.dim} weights they must be from 0 to {f.dim - 1}")
-    if {"stable", "central"} & set(processes):
+    if {"stable", "central"} & set(names):
         _ = opt.rate  # complains if the optimizer has no flow
-    if "midpoint" in processes:
-        processes.append("discrete")
-    return [name for name in KINDS if name in processes]
+    if "midpoint" in names:
+        names.append("discrete")
+    return integers, [name for name in KINDS if name in names], coords

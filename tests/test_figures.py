@@ -18,11 +18,8 @@ def draw_film(name):
 
 
 def frames(path):
-    reader = imageio_ffmpeg.read_frames(str(path))
-    meta = next(reader)
-    assert meta["codec"] == "h264"
-    assert meta["size"] == (200, 100)
-    return sum(1 for _ in reader)
+    assert b"avc1" in path.read_bytes()  # H.264
+    return imageio_ffmpeg.count_frames_and_secs(str(path))[0]
 
 
 def test_a_film_is_a_file_beside_the_page_while_the_book_is_built(monkeypatch, tmp_path):

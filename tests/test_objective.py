@@ -74,8 +74,31 @@ def test_a_criterion_that_mixes_examples_is_refused_in_batches():
     def criterion(outputs, targets):
         return (outputs - targets).square().sum().sqrt()
 
-    with pytest.raises(ValueError, match="neither their mean nor their sum"):
+    with pytest.raises(ValueError, match="it mixes examples"):
         Objective.from_module(nn.Linear(4, 2), criterion, x, y, batch_size=5)
+
+
+@pytest.mark.parametrize(
+    "criterion", [nn.CrossEntropyLoss(weight=torch.tensor([1.0, 10.0])), nn.CrossEntropyLoss(ignore_index=1)]
+)
+def test_what_mixes_examples_only_later_is_refused_too(criterion):
+    y = torch.tensor([0, 0, 0, 0, 1, 1, 1])
+    with pytest.raises(ValueError, match="it mixes examples"):
+        Objective.from_module(nn.Linear(4, 2), criterion, torch.randn(7, 4), y, batch_size=3)
+
+
+def test_a_sum_of_which_the_first_terms_are_zero_is_a_sum():
+    module = nn.Linear(4, 2, bias=False)
+    x = torch.cat([torch.zeros(3, 4), torch.randn(4, 4)])
+    whole, parts = (
+        Objective.from_module(module, nn.MSELoss(reduction="sum"), x, torch.zeros(7, 2), b) for b in (None, 3)
+    )
+    torch.testing.assert_close(whole.value_and_grad(whole.w0), parts.value_and_grad(whole.w0))
+
+
+class Noisy(nn.Linear):
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x))
 
 
 def test_frozen_parameters_stay():
@@ -122,6 +145,20 @@ X, Y = torch.randn(3, 4), torch.randn(3, 2)
             ValueError,
             "BatchNorm1d",
         ),
+        (lambda: Objective([], torch.ones(2)), TypeError, r"loss is \[\]"),
+        (lambda: Objective.from_module(Noisy(4, 200), nn.MSELoss(), X, Y), ValueError, "Noisy gives different outputs"),
+        (
+            lambda: Objective.from_module(nn.Linear(4, 1), nn.MSELoss(), X, Y[:, 0]),
+            ValueError,
+            "do not match.*target size",
+        ),
+        (
+            lambda: Objective.from_module(nn.Linear(4, 2), nn.MSELoss(), X.double(), Y),
+            TypeError,
+            "inputs are torch.float64",
+        ),
+        (lambda: Objective.from_module(nn.Linear(4, 2), nn.MSELoss(), X.numpy(), Y), TypeError, "inputs is a ndarray"),
+        (lambda: Objective(lambda w: w.detach().sum(), torch.ones(2)).linearize(torch.ones(2)), ValueError, "detach"),
         (lambda: Objective.from_module(nn.Linear(4, 2), nn.MSELoss(), X.long(), Y), TypeError, r"int64.*float\(\)"),
         (lambda: Objective.from_module(nn.Linear(4, 2), nn.MSELoss(), X, Y[:2]), ValueError, "3 inputs for 2 targets"),
         (lambda: Objective.from_module(nn.Linear(4, 2), nn.MSELoss(), X, Y, 0), ValueError, "batch_size is 0"),

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import mlp_objective
@@ -68,6 +69,16 @@ def test_the_rate_of_the_flow_is_exact():
     torch.testing.assert_close(after - nu, opt.rate * (g**2 - after))
 
 
+def test_numbers_of_any_kind():
+    assert RMSProp(np.float32(0.5), np.float64(0.9)).learning_rate(1) == 0.5
+    assert GradientDescent(lambda t: np.float32(0.5)).learning_rate(3) == 0.5
+
+
+def test_no_slope_where_nothing_moves():
+    nu = torch.tensor([0.0, 1.0])
+    assert RMSProp(0.5, 0.9, 1e-8).dp_dnu(nu, 1).tolist() == [0.0, 1.0]
+
+
 def test_a_schedule_is_asked_at_every_step():
     f = mlp_objective()
     constant = simulate(f, GradientDescent(0.1), 5, ("discrete",), progress=False)
@@ -89,6 +100,8 @@ def test_a_schedule_is_asked_at_every_step():
         ({"lr": 0.1, "beta2": 1.0}, ValueError, "beta2 is 1.0"),
         ({"lr": 0.1, "beta2": -0.1}, ValueError, "beta2 is -0.1"),
         ({"lr": 0.1, "beta2": math.nan}, ValueError, "beta2 is nan"),
+        ({"lr": 0.1, "beta2": "x"}, TypeError, "beta2 is 'x'"),
+        ({"lr": 0.1, "beta2": 0.9, "bias_correction": "no"}, TypeError, "bias_correction is 'no'"),
         ({"lr": 0.1, "beta2": 0.9, "eps": -1.0}, ValueError, "eps is -1.0"),
     ],
 )

@@ -111,6 +111,17 @@ def test_what_is_not_oscillating_is_exactly_zero():
         assert abs(found[:-1]).max() < 1e-15
 
 
+def test_a_rotation_of_the_problem_rotates_the_answer():
+    rng = np.random.default_rng(8)
+    Q = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    B = np.zeros((3, 3, 3, 3))
+    B[range(3), range(3), range(3), range(3)] = 1, 2, 5  # singular: says nothing of what is off the diagonal
+    A = -np.eye(3)
+    rotated = np.einsum("ai,bj,ck,dl,ijkl->abcd", Q, Q, Q, Q, B)
+    np.testing.assert_allclose(sdcp.solve(A, B).X, np.diag([1, 0.5, 0.2]), atol=1e-12)
+    np.testing.assert_allclose(sdcp.solve(Q @ A @ Q.T, rotated).X, Q @ np.diag([1, 0.5, 0.2]) @ Q.T, atol=1e-12)
+
+
 def test_no_solution_is_said_not_returned():
     B = np.zeros((2, 2, 2, 2))
     B[0, 0, 0, 0] = 1.0

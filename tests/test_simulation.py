@@ -73,7 +73,8 @@ def test_eigenvalues_are_those_of_the_effective_hessian():
 
 def test_eigenvalues_where_asked():
     tree = quiet(mlp_objective(), OPT, 10, ("discrete", "midpoint"), eig_every={"midpoint": 4})
-    assert "eigenvalues" not in tree["discrete"]
+    assert np.isnan(tree["discrete"]["eigenvalues"]).all()
+    assert tree["discrete"]["eigenvalues"].dims == ("step", "eig")
     assert np.isfinite(tree["midpoint"]["eigenvalues"][:, 0]).values.nonzero()[0].tolist() == [4, 8]
 
 
@@ -126,7 +127,9 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, error):
     assert calls < 0.4 * needed
     for name in (*ALL, "distance"):
         xr.testing.assert_identical(whole[name].dataset, resumed[name].dataset)
-    again = quiet(objective(stop_after=1), OPT, 60, ALL, checkpoint=checkpoint)  # finished: nothing is computed
+    again = quiet(
+        objective(stop_after=2), OPT, 60, ALL, checkpoint=checkpoint
+    )  # finished: but for a look at the start nothing is computed
     xr.testing.assert_identical(again["central"].dataset, whole["central"].dataset)
     with pytest.raises(ValueError, match=r"another run.*steps: 60 there, 61 here"):
         quiet(objective(), OPT, 61, ALL, checkpoint=checkpoint)
@@ -154,10 +157,60 @@ def test_nan_names_process_and_step_and_keeps_what_there_is():
 
 def test_weights_without_gradient():
     f = Objective(lambda w: w[0] ** 2, torch.ones(2))
-    with pytest.raises(ValueError, match=r"discrete at step 0: 1 weights have had a gradient of exactly zero.*eps"):
-        quiet(f, RMSProp(0.1, 0.9), 3)
-    tree = quiet(f, RMSProp(0.01, 0.9, eps=1e-3), 3)
-    assert np.isfinite(tree["central"]["loss"]).all()
+    for warmup in (0, 2):
+        with pytest.raises(ValueError, match=r"at step 0: ν is exactly zero for 1 weights.*set eps above 0"):
+            quiet(f, RMSProp(0.1, 0.9), 3, warmup=warmup)
+    f = Objective(lambda w: 1.25 * w[0] ** 2 * (1 + w[1]) - 0.3 * w[1], torch.tensor([0.1, 0.0, 0.5]))
+    tree = quiet(f, RMSProp(0.02, 0.9, eps=1e-8), 60, ("central",))
+    assert float(tree["central"]["variances"].max()) > 0
+    assert np.isfinite(tree["central"]["predicted_loss"]).all()
+
+
+def test_unused_weights_have_eigenvalue_zero():
+    f = Objective(lambda w: 1.5 * w[0] ** 2, torch.linspace(1, 2, 8, dtype=torch.float64))
+    node = quiet(f, GradientDescent(0.1), 12, ("discrete",), eigs=1)["discrete"]
+    np.testing.assert_allclose(node["eigenvalues"], 0.3, rtol=1e-12)
+
+
+def test_flows_look_at_the_eigenvalues_before_it_is_too_late():
+    f = Objective(lambda w: w[1] * w[0] ** 2 / 2 - w[1], torch.tensor([1e-3, 2.0], dtype=torch.float64))
+    node = quiet(f, GradientDescent(0.2), 55, ("central", "stable"), eig_every=60)["central"]
+    assert float(node["eigenvalues"].max()) < 2.001
+    assert float(node["loss"][-1]) == pytest.approx(-10, rel=1e-6)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(6), nn.GroupNorm(1, 6)])
+def test_wrong_kernels_are_found_out(norm):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 6), norm, nn.Tanh(), nn.Linear(6, 2)).double()
+    x, y = torch.randn(12, 4, dtype=torch.float64), torch.randn(12, 2, dtype=torch.float64)
+    f = Objective.from_module(module, nn.MSELoss(), x, y)
+    if isinstance(norm, nn.GroupNorm):
+        assert float(quiet(f, OPT, 40, ("central",))["central"]["variances"].max()) > 0
+    else:
+        with pytest.raises(DivergenceError, match=r"central at step .*third derivatives.*LayerNorm"):
+            quiet(f, OPT, 40, ("central",))
+
+
+def test_numbers_of_any_kind(tmp_path):
+    f = mlp_objective()
+    tree = quiet(f, OPT, np.int64(3), coords=torch.arange(2), eigs=np.int32(2), checkpoint=tmp_path / "run")
+    assert tree["discrete"]["coord"].values.tolist() == [0, 1]
+    assert (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_knows_its_objective_and_its_schedule(tmp_path):
+    def schedule():
+        return lambda t: 0.01 / t
+
+    f = mlp_objective()
+    quiet(f, GradientDescent(schedule()), 3, checkpoint=tmp_path / "a.ckpt")
+    quiet(f, GradientDescent(schedule()), 3, checkpoint=tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="another run"):
+        quiet(f, GradientDescent(lambda t: 0.02 / t), 3, checkpoint=tmp_path / "a.ckpt")
+    other = Objective(lambda w: w.square().sum(), f.w0)
+    with pytest.raises(ValueError, match="another run"):
+        quiet(other, GradientDescent(schedule()), 3, checkpoint=tmp_path / "a.ckpt")
 
 
 def test_a_start_beyond_the_edge_ends_at_the_edge():
@@ -180,8 +233,12 @@ def test_a_start_beyond_the_edge_ends_at_the_edge():
         ({"eigs": 0}, ValueError, "eigs is 0"),
         ({"substeps": 0}, ValueError, "substeps is 0"),
         ({"eig_every": 0}, ValueError, "eig_every is 0 for stable"),
-        ({"processes": ("discrete", "chaotic")}, ValueError, r"\['chaotic'\].*discrete, midpoint, stable, central"),
-        ({"processes": ()}, ValueError, "processes"),
+        ({"processes": ("discrete", "chaotic")}, ValueError, r"chaotic.*discrete, midpoint, stable, central"),
+        ({"processes": ()}, ValueError, r"processes is \(\)"),
+        ({"eig_every": {"discret": 1}}, ValueError, r"eig_every has \['discret'\]"),
+        ({"eig_tol": 0}, ValueError, "eig_tol is 0"),
+        ({"reuse": -1}, ValueError, "reuse is -1"),
+        ({"coords": [1.7]}, TypeError, "coords is 1.7"),
         ({"coords": [44]}, ValueError, r"coords has \[44\]; with 44 weights"),
     ],
 )
