@@ -10,7 +10,7 @@ book: .venv/installed
 	$(BIN)/python book/build.py --preset $(PRESET)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,6 +1,8 @@
 import cvxpy as cp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cflows import ConvergenceError, sdcp
 
@@ -109,6 +111,15 @@ def test_what_is_not_oscillating_is_exactly_zero():
         found = np.linalg.eigvalsh(sdcp.solve((A + A.T) / 2, B).X)
         np.testing.assert_allclose(found[-1], 1, rtol=1e-6)
         assert abs(found[:-1]).max() < 1e-15
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(st.integers(2, 6), st.floats(-6, 6), st.floats(-6, 6), st.integers(0, 10**6))
+def test_units_do_not_matter(k, a, b, seed):
+    A, B = problem(np.random.default_rng(seed), k, "plain")
+    X = sdcp.solve(A, B).X
+    scaled = sdcp.solve(10**a * A, 10**b * B).X
+    np.testing.assert_allclose(scaled, 10 ** (a - b) * X, atol=1e-6 * 10 ** (a - b) * abs(X).max())
 
 
 def test_a_rotation_of_the_problem_rotates_the_answer():
