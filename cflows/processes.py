@@ -226,7 +226,8 @@ class Central(Flow):
         if "eigenvalues" in record:
             self.dt = 1 / max(self.substeps, math.ceil(record["eigenvalues"][0] / 2.5), math.ceil(self.opt.rate))
         X = self.step(fresh="eigenvalues" in record)
-        record["variances"] = np.maximum(np.linalg.eigvalsh(X)[::-1], 0).tolist() if len(X) else []
+        variances = np.linalg.eigvalsh(X)[::-1]
+        record["variances"] = np.where(variances > 1e-12 * variances.max(initial=0), variances, 0.0).tolist()
         record["predicted_loss"] += float(np.trace(X))
         return record
 
