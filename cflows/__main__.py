@@ -67,6 +67,9 @@ def main(args: list[str] | None = None) -> int:
     commands: dict[str, Callable] = {"run": run, "list": list_runs, "info": info}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="cflows", description=__doc__, args=args)
+    except KeyboardInterrupt:
+        print("cflows: interrupted; the same command goes on from the checkpoint", file=sys.stderr)
+        return 130
     except (ValueError, ConvergenceError) as error:
         print(f"cflows: {error}", file=sys.stderr)
         return 1

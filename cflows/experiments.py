@@ -186,7 +186,8 @@ def describe(run: xr.DataTree) -> str:
     e, a = json.loads(run.attrs["experiment"]), run.attrs
     return (
         f"{a['weights']:,} weights, {len(e['classes']) * e['per_class']} images at {e['size']} x {e['size']}, "
-        f"η = {e['lr']:g}, β₂ = {e['beta2']:g}, {e['steps']} steps\n"
+        f"η = {e['lr']:g}, β₂ = {e['beta2']:g}, bias correction {'on' if e['bias_correction'] else 'off'}, "
+        f"{e['steps']} steps after {e['warmup']} of warm-up\n"
         f"computed on {a['date'][:10]} in {a['seconds']:.0f} s: {a['hardware']}, torch {a['torch']}"
     )
 

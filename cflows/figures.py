@@ -90,9 +90,11 @@ def film(fig: Figure, draw: Callable[[int], object], frames: int, name: str, alt
     folder = Path(os.environ.get("CFLOWS_MEDIA") or tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     film, poster = folder / f"{name}.mp4", folder / f"{name}.jpg"
+    width, height = (2 * round(x / 2) for x in fig.canvas.get_width_height())
+    if engine := fig.get_layout_engine():
+        engine.set(rect=(0, 45 / height, 1, 1 - 45 / height))  # room for the player's controls
     fig.canvas.draw()
     fig.set_layout_engine("none")  # laying out each frame anew would double the time
-    width, height = (2 * round(x / 2) for x in fig.canvas.get_width_height())
     with mpl.rc_context({"savefig.bbox": "standard"}):
         writer = imageio_ffmpeg.write_frames(
             str(film), (width, height), fps=fps, codec="libx264", quality=None, macro_block_size=2,

@@ -6,6 +6,7 @@ Each holds a state, says what it sees there (`observe`), and moves on by one ste
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -92,7 +93,10 @@ class Process(ABC):
         self.absorb()
         if not (self.p() > 0).all():
             zeros = int((self.p() <= 0).sum())
-            raise DivergenceError(f"ν is exactly zero for {zeros} weights, so they have no step size; set eps above 0")
+            raise DivergenceError(
+                f"ν is exactly zero for {zeros} weights, so they have no step size; set eps above 0 "
+                "(in units of the gradient: far below it such weights take very long steps once they do move)"
+            )
         record: Record = {"loss": self.loss.item(), "predicted_loss": self.loss.item()}
         record["grad_norm_sq"] = self.g.double().square().sum().item()
         if eigs:
@@ -224,6 +228,13 @@ class Central(Flow):
     def observe(self, i: int) -> Record:
         record = self.look(self.due(i) or self.followed() or self.pressing(2 - NEAR))
         if "eigenvalues" in record:
+            if i == 0 and record["eigenvalues"][0] > 2.5:
+                warnings.warn(
+                    f"the central flow starts with {self.near} eigenvalues of P⁻¹H near or above 2, the largest "
+                    f"{record['eigenvalues'][0]:.3g}: until they are down to 2 it says little and is slow; let the "
+                    "optimizer settle first (warmup), or use bias_correction=True or a smaller lr",
+                    stacklevel=2,
+                )
             self.dt = 1 / max(self.substeps, math.ceil(record["eigenvalues"][0] / 2.5), math.ceil(self.opt.rate))
         X = self.step(fresh="eigenvalues" in record)
         variances = np.linalg.eigvalsh(X)[::-1]

@@ -10,10 +10,10 @@ import torch
 from cflows import data
 
 SHARED = Path(__file__).resolve().parents[2] / "shared/data/cifar-10-batches-bin"
-OFFICIAL = Path(os.environ.get("CIFAR10_BATCHES", SHARED))  # where the official files are, for the tests that need them
+OFFICIAL = Path(os.environ.get("CFLOWS_DATA", SHARED))  # where the official files are, for the tests that need them
 needs_official = pytest.mark.skipif(
     not (OFFICIAL / "data_batch_1.bin").exists(),
-    reason="no official CIFAR-10 batches here; name their folder in CIFAR10_BATCHES",
+    reason="no official CIFAR-10 batches here; name their folder in CFLOWS_DATA",
 )
 
 
