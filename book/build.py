@@ -97,8 +97,6 @@ def main() -> int:
     parser.add_argument("--preset", default="laptop", choices=("ci", "laptop", "paper"))
     preset = parser.parse_args().preset
     os.environ.setdefault("CFLOWS_CACHE", str(ROOT / ".cache"))
-    # Threads that sleep while they wait: a quarter slower on an idle machine, several times faster on a busy one.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["CFLOWS_MEDIA"] = str(STATIC / "media")
     ship_mathjax()
     notebooks = sorted((ROOT / "notebooks").glob("*.md"))

@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import ArrayLike
 
 COLORS = {
@@ -91,7 +92,7 @@ def film(fig: Figure, draw: Callable[[int], object], frames: int, name: str, alt
     folder.mkdir(parents=True, exist_ok=True)
     film, poster = folder / f"{name}.mp4", folder / f"{name}.jpg"
     width, height = (2 * round(x / 2) for x in fig.canvas.get_width_height())
-    if engine := fig.get_layout_engine():
+    if isinstance(engine := fig.get_layout_engine(), ConstrainedLayoutEngine):
         engine.set(rect=(0, 45 / height, 1, 1 - 45 / height))  # room for the player's controls
     fig.canvas.draw()
     fig.set_layout_engine("none")  # laying out each frame anew would double the time
