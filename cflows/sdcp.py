@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike
 
 from .errors import ConvergenceError
 
-TOL = 1e-9
+TOL = 1e-9  # an answer with a larger residual is not accepted
+AIM = 1e-11  # the search for a better one ends here
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,9 @@ def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: boo
         residual = kkt_residual(A, B, X)
         if residual < best.residual:
             best = Solution(X, residual, residual <= TOL)
-        if best.converged:
-            return best
-    if throw:
+        if best.residual <= AIM:
+            break
+    if throw and not best.converged:
         raise ConvergenceError(
             f"SDCP of size {k} left a relative KKT residual of {best.residual:.2g} (tolerance {TOL:.0e}); it has no "
             "solution if A is negative where B vanishes: is every third derivative and ∂p/∂ν finite and non-zero?",
