@@ -24,7 +24,6 @@ from numpy.typing import ArrayLike
 COLORS = {
     "discrete": "#0072B2",  # the optimizer, as it is
     "average": "#56B4E9",  # its time-average
-    "midpoint": "#0072B2",
     "stable": "#D55E00",
     "central": "#111111",
     "threshold": "#999999",

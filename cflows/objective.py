@@ -191,7 +191,7 @@ class Objective:
         return *self.value_and_grad(w), hvp
 
     def hessian_gradients(self, w: Float[Tensor, "n"], U: Float[Tensor, "n k"]) -> Float[Tensor, "k k n"]:
-        """Third derivatives T[i, j] = ∇_w (uᵢᵀ H(w) uⱼ) for the columns of U, exactly; T is symmetric in i, j.
+        """Third derivatives T[i, j] = ∇_w (uᵢᵀ H(w) uⱼ) for the columns of U; T is symmetric in i, j.
 
         Costs k Hessian-vector products and k(k+1)/2 further backward passes.
         """
