@@ -15,6 +15,7 @@ import jupytext
 import mathjax
 import nbformat
 import papermill
+import scorecard
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,6 +105,11 @@ def main() -> int:
         stale.unlink()
     for notebook in notebooks:
         execute(notebook, preset)
+    rows = scorecard.write([EXECUTED / f"{n.stem}.ipynb" for n in notebooks], EXECUTED, preset)
+    surprises = scorecard.surprises(rows)
+    print("\n".join([f"{sum(row['holds'] for row in rows)} of {len(rows)} claims hold", *surprises]))
+    if surprises and os.environ.get("CFLOWS_STRICT"):
+        return 1
     command = ["jupyter-book", "build", ".", "--path-output", "book", "-W", "-n", "--keep-going"]
     program = Path(sys.executable).with_name(command[0])
     if code := subprocess.run([program, *command[1:]], cwd=ROOT).returncode:

@@ -7,8 +7,12 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter1d
 
+WIDTH = (
+    20.0  # of the book's averages, in steps: oscillations come in bursts of some tens of steps, and this covers several
+)
 
-def smooth(series: Float[ArrayLike, "steps ..."], width: float) -> Float[np.ndarray, "steps ..."]:
+
+def smooth(series: Float[ArrayLike, "steps ..."], width: float = WIDTH) -> Float[np.ndarray, "steps ..."]:
     """Gaussian-weighted average over neighbouring steps.
 
     Parameters

@@ -4,51 +4,98 @@ from __future__ import annotations
 
 import math
 import operator
-import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from html import escape
 
 COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-
-
-class ClaimError(AssertionError):
-    """A claim that was expected to hold does not."""
+SIGNS = {"<=": "≤", ">=": "≥"}
+MIME = "application/vnd.cflows.claim+json"  # under which a notebook keeps a claim, for the scorecard
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, the number that settles it, and its verdict. Shown in a notebook as one line."""
+    """A statement, the number that settles it, and its verdict. A notebook shows it as one line.
 
-    statement: str
+    Attributes
+    ----------
+    id : str
+        Short name, unique in the book; also the anchor on the page.
+    row : int
+        Row of the list of figures and claims that the book sets out from.
+    claim : str
+        The statement, in a sentence.
+    value, comparison, threshold, percent
+        It holds if ``value comparison threshold``; both are shown in per cent if ``percent``.
+    figure : str
+        Label of the figure that shows it.
+    why : str
+        Why it falls short where it is known to. Empty: it is expected to hold.
+    """
+
+    id: str
+    row: int
+    claim: str
     value: float
     comparison: str
     threshold: float
-    percent: bool = False
+    percent: bool
+    figure: str
+    why: str
 
     @property
     def holds(self) -> bool:
         """The verdict; a number that is not finite settles nothing and never holds."""
         return math.isfinite(self.value) and bool(COMPARISONS[self.comparison](self.value, self.threshold))
 
-    def __str__(self) -> str:
+    @property
+    def numbers(self) -> tuple[str, str]:
+        """Value and threshold as they are shown."""
         value, threshold = (f"{100 * x:.3g} %" if self.percent else f"{x:.3g}" for x in (self.value, self.threshold))
-        verdict = "holds" if self.holds else "DOES NOT HOLD"
-        return f"{verdict}: {self.statement}: {value} (claimed: {self.comparison} {threshold})"
+        return value, f"{SIGNS.get(self.comparison, self.comparison)} {threshold}"
+
+    def __str__(self) -> str:
+        value, threshold = self.numbers
+        verdict = "holds" if self.holds else "falls short"
+        return f"{verdict}: {self.claim}: {value} (claimed: {threshold})" + self._reason()
+
+    def _reason(self) -> str:
+        return f" {self.why}" if self.why and not self.holds else ""
+
+    def as_json(self) -> dict:
+        """Everything as JSON can hold it; a value that is not finite is null."""
+        return asdict(self) | {"holds": self.holds, "value": self.value if math.isfinite(self.value) else None}
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        value, threshold = self.numbers
+        verdict, kind = ("holds", "holds") if self.holds else ("falls short", "short")
+        html = (
+            f'<p class="claim {kind}" id="claim-{escape(self.id)}"><strong>{verdict}</strong> {escape(self.claim)}: '
+            f"<strong>{value}</strong> <span>(claimed: {escape(threshold)})</span>{escape(self._reason())}</p>"
+        )
+        return {"text/plain": str(self), "text/html": html, MIME: self.as_json()}
 
 
-def settle(statement: str, value: float, comparison: str, threshold: float, percent: bool = False) -> Claim:
-    """Print a claim with its verdict.
+def settle(
+    id: str,
+    row: int,
+    claim: str,
+    value: float,
+    comparison: str,
+    threshold: float,
+    *,
+    percent: bool = False,
+    figure: str = "",
+    why: str | None = None,
+) -> Claim:
+    """Show a claim with its verdict, in a notebook as a line that the scorecard links to.
 
-    With the environment variable CFLOWS_STRICT set, as CI does, a claim that does not hold is an error.
-
-    Raises
-    ------
-    ClaimError
-        As above.
+    Parameters as the attributes of `Claim`. State ``why`` where, and only where, a claim is known to fall
+    short: when CI builds the book a claim without it that falls short is an error, and so is one with it that holds.
     """
+    from IPython.display import display
+
     if comparison not in COMPARISONS:
         raise ValueError(f"comparison is {comparison!r}; it must be one of {', '.join(COMPARISONS)}")
-    claim = Claim(statement, float(value), comparison, float(threshold), percent)
-    print(claim)
-    if os.environ.get("CFLOWS_STRICT") and not claim.holds:
-        raise ClaimError(str(claim))
-    return claim
+    settled = Claim(id, row, claim, float(value), comparison, float(threshold), percent, figure, why or "")
+    display(settled)
+    return settled

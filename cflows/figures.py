@@ -123,6 +123,19 @@ def film(fig: Figure, draw: Callable[[int], object], frames: int, name: str, alt
     )
 
 
+def training_film(fig: Figure, steps: int, frames: int, name: str, alt: str, fps: int = 20):
+    """A `film` in which the curves of a figure that have a point for each step are drawn as training runs."""
+    lines = [line for ax in fig.axes for line in ax.lines if np.size(line.get_xdata()) == steps]
+    curves = [np.asarray(line.get_data()) for line in lines]
+
+    def draw(i: int) -> None:
+        until = round((i + 1) / frames * steps)
+        for line, curve in zip(lines, curves, strict=True):
+            line.set_data(*curve[:, :until])
+
+    return film(fig, draw, frames, name, alt, fps)
+
+
 def _pixels(fig: Figure, width: int, height: int) -> bytes:
     """RGB bytes of a drawn figure, cut to an even size."""
     pixels = np.asarray(fig.canvas.buffer_rgba())  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ A + dt (α + B[X]), so that over a step X solves SDCP(A + dt α, dt B).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +53,11 @@ class Oscillation(NamedTuple):
         return cls(((critical.U @ x) * critical.U).sum(1), torch.einsum("ab,abn->n", x, critical.T) / 2)
 
 
+def excess(p: Tensor, diag: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """What the oscillation adds to the mean squared gradient: 4p² ⊙ diag Σ, which is diag HΣH since HΣ = 2PΣ."""
+    return 4 * p.square() * diag
+
+
 def velocity(
     opt: Optimizer, nu: Tensor, t: float, g: Float[Tensor, "n"], sigma: Oscillation | None = None
 ) -> tuple[Float[Tensor, "n"], Tensor]:
@@ -59,13 +65,51 @@ def velocity(
     p = opt.preconditioner(nu, t)
     if sigma is None:
         return -g / p, opt.rate * (opt.moment(g.square()) - nu)
-    return -(g + sigma.penalty) / p, opt.rate * (opt.moment(g.square() + 4 * p.square() * sigma.diag) - nu)
+    return -(g + sigma.penalty) / p, opt.rate * (opt.moment(g.square() + excess(p, sigma.diag)) - nu)
+
+
+class Drift(NamedTuple):
+    """How fast 2P - H changes along U: A' = α + B[X]. B is the sum of two parts, each symmetric and semidefinite."""
+
+    alpha: Float[np.ndarray, "k k"]  # without any oscillation
+    curvature: Float[np.ndarray, "k k k k"]  # since the oscillation steers w to lower curvature
+    growth: Float[np.ndarray, "k k k k"]  # since it makes ν grow
+
+    @property
+    def B(self) -> Float[np.ndarray, "k k k k"]:
+        return self.curvature + self.growth
+
+
+class Balance(NamedTuple):
+    """Rates (per unit of time) at which the eigenvalues are moved, averaged over the oscillating directions.
+
+    Each is the mean of an operator's values along the P-orthonormal eigenvectors of Σ, weighted with the variances.
+    Where all that oscillates stays at 2, rise = curvature + growth.
+    """
+
+    rise: float  # by which they would rise if nothing oscillated: -⟨X, α⟩ / tr X
+    curvature: float  # by which curvature regularisation lowers them: ⟨X, B₁[X]⟩ / tr X
+    growth: float  # by which the growth of ν lowers them: ⟨X, B₂[X]⟩ / tr X
+
+    @classmethod
+    def of(cls, drift: Drift, X: Float[np.ndarray, "k k"]) -> Balance:
+        rates = (np.vdot(X, -drift.alpha), *(np.einsum("ab,abcd,cd", X, B, X) for B in drift[1:]))
+        return cls(*(float(rate / np.trace(X)) for rate in rates))
+
+
+class Step(NamedTuple):
+    """A step of a flow: the state at its end, and the oscillation that it took to get there."""
+
+    w: Float[Tensor, "n"]
+    nu: Tensor
+    X: Float[np.ndarray, "k k"]  # covariance of the oscillation over the critical eigenvectors during the step
+    balance: Balance | None  # None if nothing oscillates
 
 
 def drift(
     opt: Optimizer, nu: Tensor, t: float, g: Float[Tensor, "n"], critical: Critical, span: tuple[float, float]
-) -> tuple[Float[np.ndarray, "k k"], Float[np.ndarray, "k k k k"]]:
-    """α (k, k) and B (k, k, k, k): without and with Σ, how fast 2P - H changes along U: A' = α + B[X].
+) -> Drift:
+    """How fast 2P - H changes along the critical eigenvectors.
 
     α = 2Uᵀ diag(ṗ₀) U - ∇H[U, U]·ẇ₀ with the stable flow's ẇ₀ and ṗ₀ = ∂p/∂ν ν̇₀ + ∂p/∂t, and
     B[X, Y] = ½⟨∇H[Y], P⁻¹∇H[X]⟩ + 2⟨diag UYUᵀ, ∂p/∂ν c moment(4p² ⊙ diag UXUᵀ)⟩.
@@ -80,12 +124,14 @@ def drift(
 
     third = T.reshape(k * k, n)
     pairs = (U[:, :, None] * U[:, None, :]).reshape(n, k * k).T
-    growth = [(slope * opt.rate * opt.moment(4 * p.square() * pair)).expand(n) for pair in pairs]
-    B = third @ (third / p).T / 2 + 2 * pairs @ torch.stack(growth).T
-    a, b = float64(alpha), float64(B).reshape(k, k, k, k)
-    for axes in ((1, 0, 2, 3), (0, 1, 3, 2), (2, 3, 0, 1)):  # symmetric but for rounding
-        b = (b + b.transpose(axes)) / 2
-    return (a + a.T) / 2, b
+    growth = [(slope * opt.rate * opt.moment(excess(p, pair))).expand(n) for pair in pairs]
+    a, parts = float64(alpha), []
+    for part in (third @ (third / p).T / 2, 2 * pairs @ torch.stack(growth).T):
+        b = float64(part).reshape(k, k, k, k)
+        for axes in ((1, 0, 2, 3), (0, 1, 3, 2), (2, 3, 0, 1)):  # symmetric but for rounding
+            b = (b + b.transpose(axes)) / 2
+        parts.append(b)
+    return Drift((a + a.T) / 2, *parts)
 
 
 def step(
@@ -97,7 +143,7 @@ def step(
     dt: float,
     g: Float[Tensor, "n"],
     critical: Critical | None = None,
-) -> tuple[Float[Tensor, "n"], Tensor, Float[np.ndarray, "k k"]]:
+) -> Step:
     """Advance a flow by dt with the classical Runge-Kutta method.
 
     Without ``critical`` this is the stable flow, and of fourth order in dt. With it, X is constant over the step and
@@ -115,23 +161,20 @@ def step(
 
     Returns
     -------
-    w, nu
-        State at t + dt.
-    X : array (k, k), float64
-        Covariance of the oscillation over U during the step; (0, 0) if nothing is critical.
+    Step
+        State at t + dt; X (k, k) in float64, (0, 0) if nothing is critical; what holds the eigenvalues at 2.
 
     Raises
     ------
     ConvergenceError
         If the complementarity problem could not be solved.
     """
-    X, sigma, span = np.zeros((0, 0)), None, (t, t + dt)
+    X, sigma, balance, span = np.zeros((0, 0)), None, None, (t, t + dt)
     if critical is not None:
         a, V = np.linalg.eigh(critical.A)
         A = (V * np.maximum(a, -RECOVERY * dt)) @ V.T  # a start beyond the edge is not mended all at once
         A = (A + A.T) / 2
-        alpha, B = drift(opt, nu, t, g, critical, span)
-        X = _covariance(A + dt * alpha, dt * B)
+        X = _covariance(A, dt, drift(opt, nu, t, g, critical, span))
         sigma = Oscillation.of(critical, X)
 
     points = []  # ν, time and gradient at the stages
@@ -145,20 +188,43 @@ def step(
     if critical is not None:
         drifts = [drift(opt, *point, critical, span) for point in points]
         weights = [b for _, b in STAGES]
-        alpha = np.average([d[0] for d in drifts], axis=0, weights=weights)
-        B = np.average([d[1] for d in drifts], axis=0, weights=weights)
-        X = _covariance(A + dt * alpha, dt * B)
+        mean = Drift(*(np.average(parts, axis=0, weights=weights) for parts in zip(*drifts, strict=True)))
+        X = _covariance(A, dt, mean)
         sigma = Oscillation.of(critical, X)
+        if X.any():
+            balance = Balance.of(mean, X)
     for (_, b), point in zip(STAGES, points, strict=True):
         dw, dnu = velocity(opt, *point, sigma)
         w, nu = w + b * dt * dw, nu + b * dt * dnu
-    return w, nu, X
+    return Step(w, nu, X, balance)
 
 
-def _covariance(A: np.ndarray, B: np.ndarray) -> np.ndarray:
-    if not (np.isfinite(A).all() and np.isfinite(B).all()):
+def _covariance(A: np.ndarray, dt: float, drift: Drift) -> np.ndarray:
+    if not all(np.isfinite(part).all() for part in (A, *drift)):
         raise DivergenceError("a derivative along the critical eigenvectors is not finite")
-    return sdcp.solve(A, B).X
+    return sdcp.solve(A + dt * drift.alpha, dt * drift.B).X
+
+
+def spread(
+    h: Callable[[Tensor], Float[Tensor, "m"]], w: Float[Tensor, "n"], F: Float[Tensor, "n r"]
+) -> tuple[Float[Tensor, "m"], Float[Tensor, "m"]]:
+    """Mean and standard deviation of h(w + δ) for an oscillation δ of covariance Σ = FFᵀ, to leading order.
+
+    The mean is h(w) + ½⟨∇²h, Σ⟩, the variance ⟨∇h ∇hᵀ, Σ⟩. Costs r + 1 backward passes for each of the m outputs.
+    """
+    a = w.new_zeros(F.shape[1]).requires_grad_()
+    outputs = h(w + F @ a)
+    means, variances = [], []
+    for y in outputs:
+        mean, variance = y.detach(), torch.zeros_like(y)
+        if len(a):
+            (slope,) = torch.autograd.grad(y, a, create_graph=True)
+            variance = slope.detach().square().sum()
+            for j, s in enumerate(slope):
+                mean = mean + torch.autograd.grad(s, a, retain_graph=True, materialize_grads=True)[0][j] / 2
+        means.append(mean)
+        variances.append(variance)
+    return torch.stack(means), torch.stack(variances).sqrt()
 
 
 def float64(x: Tensor) -> np.ndarray:

@@ -57,6 +57,7 @@ class Objective:
         if not self._terms or not all(callable(term) for term in self._terms):
             raise TypeError(f"loss is {loss!r}; it must be a function of the weights, or a list of such terms")
         self.w0 = w0.detach().clone()
+        self._outputs: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @property
     def dim(self) -> int:
@@ -144,10 +145,10 @@ class Objective:
                     raise ValueError(f"outputs and targets do not match: {warning}") from warning
 
         if batch_size is None or batch_size >= len(inputs):
-            return cls(lambda w: criterion(outputs(w, inputs), targets), w0)
-
-        with torch.no_grad():
-            is_sum = _sums_over_examples(criterion, outputs, w0, inputs, targets, batch_size)
+            batch_size, is_sum = len(inputs), True
+        else:
+            with torch.no_grad():
+                is_sum = _sums_over_examples(criterion, outputs, w0, inputs, targets, batch_size)
 
         def term(s: slice) -> Callable[[Tensor], Tensor]:
             x, y = inputs[s], targets[s]
@@ -155,7 +156,21 @@ class Objective:
             return lambda w: share * criterion(outputs(w, x), y)
 
         starts = range(0, len(inputs), batch_size)
-        return cls([term(slice(a, a + batch_size)) for a in starts], w0)
+        f = cls([term(slice(a, a + batch_size)) for a in starts], w0)
+        f._outputs = outputs
+        return f
+
+    def outputs(self, w: Float[Tensor, "n"], inputs: Tensor) -> Tensor:
+        """The module's outputs for any inputs, at weights w.
+
+        Raises
+        ------
+        TypeError
+            If the objective was made from a loss and not `from_module`.
+        """
+        if self._outputs is None:
+            raise TypeError("this objective was made from a loss, which has no outputs; use Objective.from_module")
+        return self._outputs(w, inputs)
 
     def value_and_grad(self, w: Float[Tensor, "n"]) -> tuple[Float[Tensor, ""], Float[Tensor, "n"]]:
         """Loss L(w), a scalar tensor, and gradient ∇L(w) (n,)."""

@@ -28,6 +28,7 @@ CAPTURED = 0.99  # third derivatives are reused while this share of each critica
 STABLE_CAP = 8.0  # effective sharpness at which the stable flow, by then stiff and far away, is stopped
 
 Record = dict[str, Any]  # numbers, and lists of numbers
+Outputs = Callable[[Tensor], Tensor]  # weights (n,) -> (m,)
 
 
 class Process(ABC):
@@ -39,9 +40,17 @@ class Process(ABC):
     pairs: Eigenpairs  # as of the last look
 
     def __init__(
-        self, f: Objective, opt: Optimizer, eigs: int, eig_every: int, eig_tol: float, coords: Int[Tensor, "c"]
+        self,
+        f: Objective,
+        opt: Optimizer,
+        eigs: int,
+        eig_every: int,
+        eig_tol: float,
+        coords: Int[Tensor, "c"],
+        outputs: Outputs | None = None,
     ):
-        self.f, self.opt, self.eigs, self.eig_tol, self.coords = f, opt, eigs, eig_tol, coords
+        self.f, self.opt, self.eigs, self.eig_tol = f, opt, eigs, eig_tol
+        self.coords, self.outputs = coords, outputs  # weights, and a function of them, recorded at every step
         self.eig_every = eig_every  # steps between looks at the eigenvalues; 0: never
         self.guess: Tensor | None = None  # where the next eigenvalue problem starts
         self.near = 0  # eigenvalues above 2 - NEAR when last looked at
@@ -99,6 +108,7 @@ class Process(ABC):
             )
         record: Record = {"loss": self.loss.item(), "predicted_loss": self.loss.item()}
         record["grad_norm_sq"] = self.g.double().square().sum().item()
+        record["nu_sum"], record["p_sum"] = self.nu.double().sum().item(), self.p().double().sum().item()
         if eigs:
             self.pairs = self.track(hvp, eigs)
             record["eigenvalues"] = self.pairs.values.tolist()
@@ -106,7 +116,15 @@ class Process(ABC):
         if len(self.coords):
             record["grad_sq"] = self.g[self.coords].square().tolist()
             record["nu"] = self.nu.expand_as(self.w)[self.coords].tolist()
+        if self.outputs is not None:
+            with torch.no_grad():
+                record["outputs"] = self.outputs(self.w).tolist()
         return record
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Arrays (n,) or (n, r) that were seen at the last look."""
+        arrays = {"weights": self.w, "nu": self.nu.expand_as(self.w), "grad_sq": self.g.square()}
+        return {name: array.cpu() for name, array in arrays.items()}
 
     def track(self, hvp: HVP, k: int) -> Eigenpairs:
         """The k leading eigenpairs, or more, such that one of them is below 2 - NEAR."""
@@ -209,7 +227,7 @@ class Stable(Flow):
         substeps = max(1, math.ceil(self.sharpness / 2), math.ceil(self.opt.rate))
         for j in range(substeps):
             g = self.g if j == 0 else self.f.value_and_grad(self.w)[1]
-            self.w, self.nu, _ = flows.step(self.f, self.opt, self.w, self.nu, self.t, 1 / substeps, g)
+            self.w, self.nu, *_ = flows.step(self.f, self.opt, self.w, self.nu, self.t, 1 / substeps, g)
             self.t += 1 / substeps
 
 
@@ -218,7 +236,10 @@ class Central(Flow):
 
     third: tuple[Tensor, Tensor, float] | None = None  # third derivatives: basis, tensor, time
     dt: float  # length of a step in units of time
-    extra: ClassVar = (*Flow.extra, "third", "dt")
+    next: flows.Step
+    axes: Tensor | None = None  # P-orthonormal eigenvectors of Σ (n, k), by descending variance
+    factor: Tensor  # F (n, k) with Σ = FFᵀ: axes times standard deviations
+    extra: ClassVar = (*Flow.extra, "third", "dt", "axes")
 
     def __init__(self, f: Objective, opt: Optimizer, substeps: int, reuse: float, **options):
         super().__init__(f, opt, **options)
@@ -236,27 +257,67 @@ class Central(Flow):
                     stacklevel=2,
                 )
             self.dt = 1 / max(self.substeps, math.ceil(record["eigenvalues"][0] / 2.5), math.ceil(self.opt.rate))
-        X = self.step(fresh="eigenvalues" in record)
-        variances = np.linalg.eigvalsh(X)[::-1]
-        record["variances"] = np.where(variances > 1e-12 * variances.max(initial=0), variances, 0.0).tolist()
-        record["predicted_loss"] += float(np.trace(X))
+        self.step(fresh="eigenvalues" in record)
+        return record | self.predict(record)
+
+    def predict(self, record: Record) -> Record:
+        """What the oscillation adds to what is seen at the flow's own weights."""
+        variances = self.resolve()
+        extra = flows.excess(self.p(), self.factor.square().sum(1))
+        record = {
+            "variances": variances.tolist(),
+            "predicted_loss": record["loss"] + float(variances.sum()),
+            "predicted_grad_norm_sq": record["grad_norm_sq"] + extra.double().sum().item(),
+        }
+        if len(self.coords):
+            record["predicted_grad_sq"] = (self.g.square() + extra)[self.coords].tolist()
+        if self.outputs is not None:
+            mean, deviation = flows.spread(self.outputs, self.w, self.factor)
+            record |= {"predicted_outputs": mean.tolist(), "output_deviations": deviation.tolist()}
+        if self.next.balance is not None:
+            rise, curvature, growth = self.next.balance
+            record |= {"rise": rise, "curvature_reduction": curvature, "nu_growth": growth}
         return record
+
+    def resolve(self) -> Float[np.ndarray, "k"]:
+        """Variances along the P-orthonormal eigenvectors of Σ, descending; sets `axes` and `factor`."""
+        X = self.next.X
+        k = X.shape[0]
+        variances, Q = np.linalg.eigh(X)
+        variances, Q = variances[::-1], Q[:, ::-1].copy()
+        variances = np.where(variances > 1e-12 * variances.max(initial=0), variances, 0.0)
+        U = self.pairs.U[:, :k] if k else self.w.new_empty(self.f.dim, 0)
+        axes = U @ torch.as_tensor(Q, dtype=U.dtype, device=U.device)
+        if self.axes is not None:  # keep their directions from step to step
+            both = min(k, self.axes.shape[1])
+            turned = (axes[:, :both] * self.p()[:, None] * self.axes[:, :both]).sum(0) < 0
+            axes[:, :both] = torch.where(turned, -axes[:, :both], axes[:, :both])
+        self.axes = axes
+        self.factor = axes * torch.as_tensor(np.sqrt(variances), dtype=U.dtype, device=U.device)
+        return variances
+
+    def displacements(self, w: Float[Tensor, "n"]) -> list[float]:
+        """vᵀP(w - w(t)) along the P-orthonormal eigenvectors v of Σ."""
+        assert self.axes is not None
+        return (self.axes.T @ (self.p() * (w - self.w))).tolist()
+
+    def snapshot(self) -> dict[str, Tensor]:
+        return super().snapshot() | {"factor": self.factor.cpu()}
 
     def followed(self) -> int:
         """How many eigenvalues are followed at every step: those near 2 and the next, if there are any."""
         return min(self.near + 1, self.f.dim) if self.near else 0
 
-    def step(self, fresh: bool) -> np.ndarray:
-        """Compute the next step of length dt from what `look` saw; returns its X."""
+    def step(self, fresh: bool) -> None:
+        """Compute the next step of length dt from what `look` saw."""
         critical = self.critical() if fresh else None
-        *self.next, X = flows.step(self.f, self.opt, self.w, self.nu, self.t, self.dt, self.g, critical)
-        return X
+        self.next = flows.step(self.f, self.opt, self.w, self.nu, self.t, self.dt, self.g, critical)
 
     def advance(self) -> None:
         for j in range(round(1 / self.dt)):
             if j > 0:
                 self.step(fresh="eigenvalues" in self.look(self.followed()))
-            self.w, self.nu = self.next
+            self.w, self.nu = self.next.w, self.next.nu
             self.t += self.dt
 
     def critical(self) -> flows.Critical | None:

@@ -24,7 +24,32 @@ from . import files
 from .errors import ConvergenceError, DivergenceError
 from .objective import Objective
 from .optimizers import GradientDescent, Optimizer, RMSProp
-from .processes import KINDS, Process
+from .processes import KINDS, Outputs, Process
+
+VARIABLES = {  # what a process records at every step: its dimension besides step, and what it is
+    "loss": ("", "loss L at the process's weights"),
+    "grad_norm_sq": ("", "squared norm of the gradient"),
+    "nu_sum": ("", "sum of ν over the weights"),
+    "p_sum": ("", "trace of the preconditioner P; n / tr P is the harmonic mean of the effective step sizes"),
+    "eigenvalues": ("eig", "largest eigenvalues of P⁻¹H, descending"),
+    "eig_residual": ("", "largest residual of the eigenvalues, in their units"),
+    "grad_sq": ("coord", "squared gradient at some weights"),
+    "nu": ("coord", "ν at some weights"),
+    "outputs": ("output", "functions of the weights that were asked for"),
+    # what the central flow predicts of the optimizer's average
+    "predicted_loss": ("", "mean loss: L + tr X (L itself where there is no prediction)"),
+    "predicted_grad_norm_sq": ("", "mean squared norm of the gradient: ‖∇L‖² + Σᵢ 4pᵢ²Σᵢᵢ"),
+    "predicted_grad_sq": ("coord", "mean squared gradient at some weights: g² + 4p² ⊙ diag Σ"),
+    "predicted_outputs": ("output", "mean outputs: f + ½⟨∇²f, Σ⟩"),
+    "output_deviations": ("output", "standard deviations of the outputs: (∇fᵀ Σ ∇f)^½"),
+    "variances": ("eig", "eigenvalues of X, descending: variances along the P-orthonormal eigenvectors of Σ"),
+    "displacements": ("eig", "vᵀP(w_t - w(t)) of the optimizer along these eigenvectors v"),
+    "rise": ("", "rate at which the eigenvalues would rise if nothing oscillated: -⟨X, α⟩ / tr X"),
+    "curvature_reduction": ("", "rate at which curvature regularisation lowers them: ⟨X, B₁[X]⟩ / tr X"),
+    "nu_growth": ("", "rate at which the growth of ν lowers them: ⟨X, B₂[X]⟩ / tr X"),
+}
+ALWAYS = ("loss", "predicted_loss", "grad_norm_sq", "eig_residual", "eigenvalues", "variances")
+SNAPSHOTS = {"discrete", "central"}  # processes of which snapshots are taken
 
 
 def simulate(
@@ -40,6 +65,8 @@ def simulate(
     substeps: int = 1,
     reuse: float = 2.0,
     coords: Sequence[int] = (),
+    outputs: Outputs | None = None,
+    snapshot_every: int = 0,
     checkpoint: str | Path | None = None,
     checkpoint_every: float = 60.0,
     progress: bool = True,
@@ -78,6 +105,12 @@ def simulate(
         computes them at every step. What they miss is corrected by the eigenvalues, measured at every step.
     coords : sequence of int
         Weights whose squared gradient and ν are recorded at every step.
+    outputs : callable, Tensor (n,) -> Tensor (m,), optional
+        Functions of the weights to record at every step, such as a network's outputs for a few images:
+        ``lambda w: f.outputs(w, images).flatten()``. Twice differentiable if the central flow is among the processes.
+    snapshot_every : int
+        Steps between two snapshots of all of w, ν and g² of the optimizer and the central flow; 0: none. A snapshot
+        takes six vectors (n,) and one for each critical eigenvalue, in memory and in the checkpoint.
     checkpoint : path, optional
         File that holds the state of the run; if it is there, the run goes on from it. Written every
         ``checkpoint_every`` seconds, at the end, and whenever an error or an interruption ends the run early.
@@ -87,13 +120,14 @@ def simulate(
     Returns
     -------
     xarray.DataTree
-        A node a process, with dimensions step, eig and coord:
-        ``loss``; ``predicted_loss`` = L + tr X, the time-average a flow predicts (the loss itself for the others);
-        ``grad_norm_sq`` = ‖∇L‖²; ``eigenvalues`` of P⁻¹H, descending, NaN where not tracked; ``eig_residual``, the
-        largest of their residuals; ``variances``, the eigenvalues of X, descending: predicted variance along each
-        P-orthonormal eigenvector of Σ (0 where nothing oscillates, NaN for the optimizer); ``grad_sq`` and ``nu`` at
-        ``coords``.
+        A node a process, with dimensions step, eig, coord and output. What each variable is, its attribute
+        ``long_name`` says (`VARIABLES` has them all); what was not computed is NaN. All processes have ``loss``,
+        ``predicted_loss``, ``grad_norm_sq``, ``nu_sum``, ``p_sum``, ``eigenvalues``, ``eig_residual``, ``variances``,
+        and ``grad_sq``, ``nu`` and ``outputs`` if asked for. "central" also has its other predictions, the optimizer's
+        ``displacements`` along the eigenvectors of Σ, and ``rise``, ``curvature_reduction`` and ``nu_growth``.
         Node "distance": Euclidean distances between the weights of processes, named as "central-discrete".
+        Node "snapshots", with nodes "discrete" and "central": ``weights``, ``nu``, ``grad_sq`` (step, weight), and
+        ``factor`` F (step, weight, rank) with Σ = FFᵀ, at the steps at which they were taken.
 
     Raises
     ------
@@ -104,9 +138,9 @@ def simulate(
     ConvergenceError
         If an eigenvalue or complementarity problem is not solved; as above.
     """
-    integers = {"steps": steps, "warmup": warmup, "eigs": eigs, "substeps": substeps}
+    integers = {"steps": steps, "warmup": warmup, "eigs": eigs, "substeps": substeps, "snapshot_every": snapshot_every}
     integers, chosen, coords = _check(f, opt, integers, processes, coords)
-    steps, warmup, substeps = integers["steps"], integers["warmup"], integers["substeps"]
+    steps, warmup, eigs, substeps, snapshot_every = integers.values()
     for name, value, good in (("eig_tol", eig_tol, "between 0 and 1"), ("reuse", reuse, "0 or more")):
         if not isinstance(value, (int, float)) or not (0 < value < 1 if name == "eig_tol" else value >= 0):
             raise ValueError(f"{name} is {value!r}; it must be {good}")
@@ -114,10 +148,10 @@ def simulate(
     loss, g = f.value_and_grad(f.w0)
     identity = integers | {
         "optimizer": _signature(opt, warmup + steps + 1), "processes": chosen, "eig_every": every, "eig_tol": eig_tol,
-        "reuse": reuse, "coords": coords, "weights": f.dim, "dtype": str(f.w0.dtype),
+        "reuse": reuse, "coords": coords, "outputs": _count(outputs, f), "weights": f.dim, "dtype": str(f.w0.dtype),
         "loss": loss.item(), "start": sha256(torch.stack([f.w0, g]).cpu().numpy().tobytes()).hexdigest(),
     }  # fmt: skip
-    options: dict[str, Any] = {"eigs": min(eigs, f.dim), "eig_tol": eig_tol}
+    options: dict[str, Any] = {"eigs": min(eigs, f.dim), "eig_tol": eig_tol, "outputs": outputs}
     options["coords"] = torch.as_tensor(coords, dtype=torch.int64, device=f.w0.device)
     walkers: dict[str, Process] = {}
     for name in chosen:
@@ -142,6 +176,12 @@ def simulate(
             for name, walker in walkers.items():
                 with _named(f"{name} at step {i}"):
                     rows[name] = walker.observe(i)
+            if {"discrete", "central"} <= walkers.keys():
+                central: Any = walkers["central"]
+                rows["central"]["displacements"] = central.displacements(walkers["discrete"].w)
+            if snapshot_every and i % snapshot_every == 0:
+                for name in SNAPSHOTS & walkers.keys():
+                    run.snapshots[name][i] = walkers[name].snapshot()
             rows["distance"] = {
                 f"{a}-{b}": torch.linalg.vector_norm(walkers[a].w - walkers[b].w).item()
                 for a, b in combinations(reversed(chosen), 2)
@@ -167,6 +207,7 @@ class _Run:
     def __init__(self, walkers: dict[str, Process], identity: dict, path: Path | None):
         self.walkers, self.identity, self.path = walkers, identity, path
         self.records: dict[str, list[dict]] = {name: [] for name in [*walkers, "distance"]}
+        self.snapshots: dict[str, dict[int, dict[str, Tensor]]] = {name: {} for name in walkers if name in SNAPSHOTS}
         self.states: dict[str, dict] = {}
         self.seconds, self.clock = 0.0, time.monotonic()
         self.saved = self.clock
@@ -195,6 +236,9 @@ class _Run:
         records = {name: rows[: self.states_at] for name, rows in self.records.items()}
         seconds = self.seconds + time.monotonic() - self.clock
         content = {"identity": self.identity, "seconds": seconds, "records": records, "states": self.states}
+        content["snapshots"] = {
+            name: {i: taken[i] for i in taken if i < self.states_at} for name, taken in self.snapshots.items()
+        }
         files.write(self.path, lambda path: torch.save(content, path))
         self.saved = time.monotonic()
 
@@ -220,7 +264,7 @@ class _Run:
             raise ValueError(
                 f"the checkpoint {self.path} belongs to another run ({what}); delete it or name another file"
             )
-        self.records, self.seconds = records, content["seconds"]
+        self.records, self.seconds, self.snapshots = records, content["seconds"], content["snapshots"]
         for name, walker in self.walkers.items():
             walker.load(states[name])
         return True
@@ -228,6 +272,7 @@ class _Run:
     def tree(self) -> xr.DataTree:
         done, eigs, coords = self.done, self.identity["eigs"], self.identity["coords"]
         nodes = {name: _dataset(rows[:done], eigs, coords) for name, rows in self.records.items() if name in KINDS}
+        nodes |= {f"snapshots/{name}": _stack(taken) for name, taken in self.snapshots.items() if taken}
         distances = self.records["distance"][:done]
         nodes["distance"] = xr.Dataset(
             {name: ("step", [row[name] for row in distances]) for name in (distances[0] if distances else ())},
@@ -263,27 +308,53 @@ def _warm_up(f: Objective, opt: Optimizer, steps: int) -> tuple[Tensor, Tensor]:
 
 
 def _dataset(rows: list[dict], eigs: int, coords: list[int]) -> xr.Dataset:
-    """Rows of numbers and lists as arrays. What is missing is NaN; a list of variances is short of zeros."""
-
-    def table(name: str, width: int, fill: float) -> np.ndarray:
-        values = np.full((len(rows), width), np.nan)
+    """Rows of numbers and lists as arrays, NaN where a row has none."""
+    data: dict[str, Any] = {}
+    widths = {"eig": eigs, "coord": len(coords), "output": 0}
+    for row in rows:
+        for name, value in row.items():
+            if dim := VARIABLES[name][0]:
+                widths[dim] = max(widths[dim], len(value))
+    for name in dict.fromkeys((*ALWAYS, *(name for row in rows for name in row))):
+        dim, meaning = VARIABLES[name]
+        fill = 0.0 if name == "variances" else np.nan  # of a list that is too short
+        values = np.full((len(rows), *([widths[dim]] if dim else [])), np.nan)
         for i, row in enumerate(rows):
             if name in row:
-                values[i] = [*row[name], *[fill] * (width - len(row[name]))]
-        return values
-
-    width = max([eigs, *(len(row.get(name, ())) for row in rows for name in ("eigenvalues", "variances"))])
-    data: dict[str, Any] = {
-        name: ("step", np.array([row.get(name, np.nan) for row in rows], dtype=np.float64))
-        for name in ("loss", "predicted_loss", "grad_norm_sq", "eig_residual")
-    }
-    data["eigenvalues"] = (("step", "eig"), table("eigenvalues", width, np.nan))
-    data["variances"] = (("step", "eig"), table("variances", width, 0.0))
-    if coords:
-        for name in ("grad_sq", "nu"):
-            data[name] = (("step", "coord"), table(name, len(coords), np.nan))
+                values[i] = [*row[name], *[fill] * (widths[dim] - len(row[name]))] if dim else row[name]
+        data[name] = (("step", dim) if dim else "step", values, {"long_name": meaning})
     where = {"step": np.arange(len(rows))} | ({"coord": coords} if coords else {})
     return xr.Dataset(data, coords=where)
+
+
+def _stack(taken: dict[int, dict[str, Tensor]]) -> xr.Dataset:
+    """Snapshots as arrays, those of low rank filled up with zeros."""
+    data: dict[str, Any] = {}
+    for name in next(iter(taken.values())):
+        arrays = [snapshot[name].numpy() for snapshot in taken.values()]
+        if arrays[0].ndim == 1:
+            data[name] = (("step", "weight"), np.stack(arrays))
+        else:
+            rank = max(a.shape[1] for a in arrays)
+            padded = [np.pad(a, ((0, 0), (0, rank - a.shape[1]))) for a in arrays]
+            data[name] = (("step", "weight", "rank"), np.stack(padded))
+    return xr.Dataset(data, coords={"step": list(taken)})
+
+
+def _count(outputs: Outputs | None, f: Objective) -> int:
+    """How many outputs there are."""
+    if outputs is None:
+        return 0
+    if not callable(outputs):
+        raise TypeError(f"outputs is {outputs!r}; it must be a function of the weights, Tensor (n,) -> Tensor (m,)")
+    with torch.no_grad():
+        values = outputs(f.w0)
+    if not isinstance(values, Tensor) or values.ndim != 1 or not len(values):
+        what = (
+            f"a tensor of shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+        )
+        raise ValueError(f"outputs returned {what}; it must return a tensor of shape (m,): flatten it")
+    return len(values)
 
 
 def _signature(opt: Optimizer, steps: int) -> str:
@@ -325,7 +396,7 @@ def _check(
             raise ValueError(f"{name} is {value}; it must be at least {least}")
         return value
 
-    least = {"steps": 1, "warmup": 0, "eigs": 1, "substeps": 1}
+    least = {"steps": 1, "warmup": 0, "eigs": 1, "substeps": 1, "snapshot_every": 0}
     integers = {name: integer(value, name, least[name]) for name, value in integers.items()}
     names = [processes] if isinstance(processes, str) else list(processes)
     unknown = [name for name in names if name not in KINDS]

@@ -37,7 +37,8 @@ def test_drift_against_differences_along_the_flow(opt):
     f, nu, t, g, critical, X = setting(opt)
     _, U, _ = critical
     dt = 1e-5
-    alpha, B = flows.drift(opt, nu, t, g, critical, (t - dt, t + dt))
+    drift = flows.drift(opt, nu, t, g, critical, (t - dt, t + dt))
+    alpha, B = drift.alpha, drift.B
     dw, dnu = flows.velocity(opt, nu, t, g, flows.Oscillation.of(critical, X))
 
     def seen(s):
@@ -51,12 +52,99 @@ def test_drift_against_differences_along_the_flow(opt):
 @pytest.mark.parametrize("opt", OPTIMIZERS)
 def test_B_is_symmetric_and_positive_semidefinite(opt):
     _, nu, t, g, critical, _ = setting(opt)
-    _, B = flows.drift(opt, nu, t, g, critical, (t, t + 1))
-    for axes in ((2, 3, 0, 1), (1, 0, 2, 3), (0, 1, 3, 2)):
-        np.testing.assert_array_equal(B, B.transpose(axes))
-    spectrum = np.linalg.eigvalsh(B.reshape(9, 9))
-    assert spectrum[0] >= -1e-12 * spectrum[-1]
-    assert spectrum[-1] > 0
+    drift = flows.drift(opt, nu, t, g, critical, (t, t + 1))
+    for B in (drift.B, drift.curvature, drift.growth):
+        for axes in ((2, 3, 0, 1), (1, 0, 2, 3), (0, 1, 3, 2)):
+            np.testing.assert_array_equal(B, B.transpose(axes))
+        spectrum = np.linalg.eigvalsh(B.reshape(9, 9))
+        assert spectrum[0] >= -1e-12 * spectrum[-1]
+        assert (spectrum[-1] > 0) == (B is not drift.growth or opt.rate > 0)
+
+
+@pytest.mark.parametrize("opt", OPTIMIZERS)
+def test_balance_against_each_mechanism_by_itself(opt):
+    """Let only w, or only ν, feel the oscillation, and look how fast the eigenvalues fall along its axes."""
+    f, nu, t, g, critical, X = setting(opt)
+    balance = flows.Balance.of(flows.drift(opt, nu, t, g, critical, (t, t + 1)), X)
+    sigma = flows.Oscillation.of(critical, X)
+    (dw, dnu), (dw0, dnu0) = flows.velocity(opt, nu, t, g, sigma), flows.velocity(opt, nu, t, g)
+    x, Q = np.linalg.eigh(X)
+    V = critical.U @ torch.from_numpy(Q)
+
+    def seen(w, v):
+        p = opt.preconditioner(v, t).expand(f.dim)
+        return ((2 * p[:, None] * V - f.hvp(w, V)) * V).sum(0).numpy()  # 2 - λ along each axis
+
+    h = 1e-5
+    twins = [
+        (seen(f.w0 + h * (dw - dw0), nu) - seen(f.w0 - h * (dw - dw0), nu)) / (2 * h),
+        (seen(f.w0, nu + h * (dnu - dnu0)) - seen(f.w0, nu - h * (dnu - dnu0))) / (2 * h),
+    ]
+    for rate, twin in zip((balance.curvature, balance.growth), twins, strict=True):
+        assert rate == pytest.approx(np.average(twin, weights=x), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_squared_gradient_of_the_oscillation_against_the_dense_hessian(rank):
+    """4p² ⊙ diag Σ = diag HΣH: on a small network at the edge, and for any H with a triple eigenvalue of P⁻¹H at 2."""
+    rng = np.random.default_rng(0)
+    f = mlp_objective()
+    p, H = rng.uniform(0.5, 2, f.dim), hessian(f, f.w0)
+    values, Q = cflows.quadratic.effective_eigh(H, p)
+    if rank == 1:
+        p = p * values[0] / 2
+        Q = Q / np.sqrt(values[0] / 2)
+    else:
+        values[:rank] = 2
+        H = (p[:, None] * Q * values) @ (p[:, None] * Q).T
+    X = rng.standard_normal((rank, rank))
+    X = X @ X.T
+    Sigma = Q[:, :rank] @ X @ Q[:, :rank].T
+    twin = np.diag(H @ Sigma @ H)
+    extra = flows.excess(torch.from_numpy(p), torch.from_numpy(np.diag(Sigma).copy())).numpy()
+    np.testing.assert_allclose(extra, twin, rtol=1e-10, atol=1e-12 * twin.max())
+
+
+def test_predictions_against_gaussian_oscillations_on_a_quadratic():
+    """Loss and ‖∇L‖² averaged over δ ~ N(0, Σ), by Monte Carlo, at a point where two eigenvalues are locked at 2."""
+    rng = np.random.default_rng(0)
+    root = rng.standard_normal((8, 8))
+    H = torch.from_numpy(root @ root.T)
+    f = Objective(lambda w: w @ H @ w / 2, torch.ones(8, dtype=torch.float64))
+    opt = RMSProp(0.1, 0.95, bias_correction=True)
+    tree = cflows.simulate(f, opt, 120, ("central",), eig_tol=1e-9, snapshot_every=1, coords=[2], progress=False)
+    central, end = tree["central"].isel(step=-1), tree["snapshots/central"].isel(step=-1)
+    assert int((central["variances"] > 0).sum()) >= 2
+    np.testing.assert_allclose(central["eigenvalues"][:2], 2, rtol=1e-4)
+    F, w = end["factor"].values, end["weights"].values
+    at = w + rng.standard_normal((400_000, F.shape[1])) @ F.T
+    losses, gradients = np.einsum("ij,jk,ik->i", at, H.numpy(), at) / 2, at @ H.numpy()
+    for name, samples in (
+        ("predicted_loss", losses),
+        ("predicted_grad_norm_sq", (gradients**2).sum(1)),
+        ("predicted_grad_sq", gradients[:, 2] ** 2),
+    ):
+        error = samples.std() / np.sqrt(len(samples))
+        plain = float(np.ravel(central[name.replace("predicted_", "")])[0])
+        predicted = float(np.ravel(central[name])[0])
+        assert abs(predicted - samples.mean()) < 4 * error
+        assert abs(predicted - plain) > 40 * error  # it is the oscillation that is tested
+
+
+def test_spread_of_outputs_against_differences():
+    rng = np.random.default_rng(0)
+    w, F = torch.from_numpy(rng.standard_normal(5)), torch.from_numpy(rng.standard_normal((5, 2)) / 100)
+
+    def h(w):
+        return torch.stack([(w**3).sum(), w.exp().prod(), w[0]])
+
+    mean, deviation = flows.spread(h, w, F)
+    ahead, behind = (torch.stack([h(w + s * column) for column in F.T]) for s in (1, -1))
+    np.testing.assert_allclose(mean - h(w), ((ahead + behind - 2 * h(w)) / 2).sum(0), rtol=1e-3, atol=1e-12)
+    np.testing.assert_allclose(deviation, ((ahead - behind) / 2).square().sum(0).sqrt(), rtol=1e-3)
+    still, none = flows.spread(h, w, F[:, :0])
+    assert torch.equal(still, h(w))
+    assert not none.any()
 
 
 def test_velocity_against_the_equations_written_out():
@@ -82,7 +170,7 @@ def test_stable_flow_is_of_fourth_order():
     def end(m):
         w, v = f.w0, nu
         for j in range(m):
-            w, v, X = flows.step(f, opt, w, v, 1 + j * 8 / m, 8 / m, f.value_and_grad(w)[1])
+            w, v, X, _ = flows.step(f, opt, w, v, 1 + j * 8 / m, 8 / m, f.value_and_grad(w)[1])
             assert X.size == 0
         return w
 
