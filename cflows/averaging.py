@@ -7,9 +7,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter1d
 
-WIDTH = (
-    20.0  # of the book's averages, in steps: oscillations come in bursts of some tens of steps, and this covers several
-)
+WIDTH = 30.0  # of the book's averages, in steps: oscillations come in bursts of some tens of steps
 
 
 def smooth(series: Float[ArrayLike, "steps ..."], width: float = WIDTH) -> Float[np.ndarray, "steps ..."]:

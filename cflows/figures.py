@@ -26,6 +26,8 @@ COLORS = {
     "average": "#56B4E9",  # its time-average
     "stable": "#D55E00",
     "central": "#111111",
+    "growth": "#009E73",  # what the growth of ν does
+    "curvature": "#CC79A7",  # what curvature regularisation does
     "threshold": "#999999",
 }
 EIGENVALUES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import sdcp
 from .errors import DivergenceError
-from .objective import Objective
+from .objective import Objective, vjp
 from .optimizers import Optimizer
 
 # The classical Runge-Kutta method. Over a unit of time it damps directions with eigenvalue 2 to a third; methods of
@@ -218,10 +218,10 @@ def spread(
     for y in outputs:
         mean, variance = y.detach(), torch.zeros_like(y)
         if len(a):
-            (slope,) = torch.autograd.grad(y, a, create_graph=True)
+            slope = vjp(y, a, None, create_graph=True)
             variance = slope.detach().square().sum()
             for j, s in enumerate(slope):
-                mean = mean + torch.autograd.grad(s, a, retain_graph=True, materialize_grads=True)[0][j] / 2
+                mean = mean + vjp(s, a, None)[j] / 2
         means.append(mean)
         variances.append(variance)
     return torch.stack(means), torch.stack(variances).sqrt()

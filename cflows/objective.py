@@ -216,9 +216,9 @@ class Objective:
         for term in self._terms:
             grad = self._term_grad(term, w, create_graph=True)[1]
             for j in range(k):
-                Hu = _grad(grad, w, U[:, j], create_graph=True)
+                Hu = vjp(grad, w, U[:, j], create_graph=True)
                 for i in range(j + 1):
-                    T[i, j] += _grad(Hu, w, U[:, i])
+                    T[i, j] += vjp(Hu, w, U[:, i])
         for i, j in itertools.combinations(range(k), 2):
             T[j, i] = T[i, j]
         return T
@@ -229,7 +229,7 @@ class Objective:
             raise ValueError(f"the loss returned {_describe(value)}; it must return a scalar tensor (shape ())")
         if not value.requires_grad:
             raise ValueError("the loss does not depend on the weights; is there a detach(), item() or no_grad() in it?")
-        grad = _grad(value, w, None, create_graph=create_graph)
+        grad = vjp(value, w, None, create_graph=create_graph)
         return (value, grad) if create_graph else (value.detach(), grad)
 
     def _check(self, w: Tensor, ndim: int = 1) -> Tensor:
@@ -245,7 +245,7 @@ def _describe(value: Any) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
-def _grad(y: Tensor, w: Tensor, v: Tensor | None, create_graph: bool = False) -> Tensor:
+def vjp(y: Tensor, w: Tensor, v: Tensor | None, create_graph: bool = False) -> Tensor:
     """vᵀ ∂y/∂w, zero where y does not depend on w; keeps the graph of y for further calls."""
     if not y.requires_grad:  # a derivative that is constant in w, as that of a linear loss
         return torch.zeros_like(w)
@@ -256,7 +256,7 @@ def _grad(y: Tensor, w: Tensor, v: Tensor | None, create_graph: bool = False) ->
 def _products(grad: Tensor, w: Tensor, V: Tensor) -> Tensor:
     if V.shape[1] == 0:
         return torch.zeros_like(V)
-    return torch.stack([_grad(grad, w, v) for v in V.unbind(1)], dim=1)
+    return torch.stack([vjp(grad, w, v) for v in V.unbind(1)], dim=1)
 
 
 def _sums_over_examples(

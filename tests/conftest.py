@@ -13,7 +13,6 @@ def cache(tmp_path, monkeypatch):
     """No test reads or leaves anything outside its own folder."""
     monkeypatch.setenv("CFLOWS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("CFLOWS_DATA", raising=False)
-    monkeypatch.delenv("CFLOWS_STRICT", raising=False)
     return tmp_path / "cache"
 
 

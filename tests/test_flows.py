@@ -84,6 +84,20 @@ def test_balance_against_each_mechanism_by_itself(opt):
         assert rate == pytest.approx(np.average(twin, weights=x), rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.parametrize("opt", [opt for opt in OPTIMIZERS if not callable(opt.lr)])  # the schedule alone holds them
+@pytest.mark.parametrize("dt", [1.0, 0.1])
+def test_shares_sum_to_one_where_eigenvalues_are_held_at_two(opt, dt):
+    """⟨X, A + dt (α + B[X])⟩ = 0 at the end of a step; from A = 0 what lowers them is what would raise them."""
+    f, nu, t, g, critical, _ = setting(opt)
+    at_two = critical._replace(A=np.zeros((3, 3)))
+    step = flows.step(f, opt, f.w0, nu, t, dt, g, at_two)
+    assert step.balance is not None
+    rise, curvature, growth = step.balance
+    assert min(curvature, growth) >= 0
+    assert (growth == 0) == (opt.rate == 0)
+    assert (curvature + growth) / rise == pytest.approx(1, abs=1e-8)
+
+
 @pytest.mark.parametrize("rank", [1, 3])
 def test_squared_gradient_of_the_oscillation_against_the_dense_hessian(rank):
     """4p² ⊙ diag Σ = diag HΣH: on a small network at the edge, and for any H with a triple eigenvalue of P⁻¹H at 2."""

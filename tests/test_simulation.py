@@ -38,6 +38,63 @@ def test_the_tree():
     assert float(central["eigenvalues"][-1].max()) < 2.02
 
 
+def test_every_variable_says_what_it_is():
+    f = mlp_objective(width=8, examples=20)
+    tree = quiet(f, OPT, 60, ALL, coords=[3], outputs=lambda w: w[:2], snapshot_every=50)
+    seen = {name for node in ALL for name in tree[node].data_vars}
+    assert seen == set(cflows.simulation.VARIABLES)
+    for name in ALL:
+        for variable in tree[name].data_vars.values():
+            assert variable.attrs["long_name"]
+
+
+def test_snapshots_and_what_follows_from_them():
+    """What is recorded at every step agrees with the snapshot of that step."""
+    f = mlp_objective(width=8, examples=20)
+    coords = [0, 5, 11]
+    tree = quiet(f, OPT, 81, ("discrete", "central"), coords=coords, snapshot_every=20, outputs=lambda w: w[:3] * w[1])
+    central, taken = tree["central"], tree["snapshots/central"]
+    assert taken["step"].values.tolist() == [0, 20, 40, 60, 80]
+    assert set(tree["snapshots"].children) == {"discrete", "central"}
+    for name in ("discrete", "central"):
+        snapshots = tree["snapshots"][name]
+        assert snapshots["weights"].shape == (5, f.dim)
+        for i in range(5):
+            at, step = snapshots.isel(step=i), tree[name].isel(step=20 * i)
+            loss, g = f.value_and_grad(torch.from_numpy(at["weights"].values))
+            assert loss.item() == pytest.approx(float(step["loss"]), rel=1e-12)
+            np.testing.assert_allclose(at["grad_sq"], g.numpy() ** 2, rtol=1e-9)
+            np.testing.assert_array_equal(at["nu"][coords], step["nu"])
+            assert float(step["nu_sum"]) == pytest.approx(float(at["nu"].sum()), rel=1e-12)
+            p = OPT.preconditioner(torch.from_numpy(at["nu"].values), 20 * i + 1).numpy()
+            assert float(step["p_sum"]) == pytest.approx(p.sum(), rel=1e-12)
+    last, step = taken.isel(step=-1), central.isel(step=80)
+    assert int((step["variances"] > 0).sum()) > 0
+    F, w, p = last["factor"].values, last["weights"].values, p
+    gram = F.T @ (p[:, None] * F)  # axes are P-orthonormal, so this is the diagonal matrix of the variances
+    np.testing.assert_allclose(gram, np.diag(step["variances"][: len(gram)]), atol=1e-10 * gram.max())
+    extra = 4 * p**2 * (F**2).sum(1)
+    np.testing.assert_allclose(step["predicted_grad_sq"], (last["grad_sq"] + extra)[coords], rtol=1e-10)
+    assert float(step["predicted_grad_norm_sq"]) == pytest.approx(float((last["grad_sq"] + extra).sum()), rel=1e-10)
+    k = int((step["variances"] > 0).sum())
+    delta = tree["snapshots/discrete"]["weights"].values[-1] - w
+    displacements = (F[:, :k] / np.sqrt(step["variances"].values[:k])).T @ (p * delta)
+    np.testing.assert_allclose(step["displacements"][:k], displacements, rtol=1e-8)
+    mean, deviation = cflows.flows.spread(lambda w: w[:3] * w[1], torch.from_numpy(w), torch.from_numpy(F))
+    np.testing.assert_allclose(step["predicted_outputs"], mean, rtol=1e-12)
+    np.testing.assert_allclose(step["output_deviations"], deviation, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "error", "message"),
+    [(3, TypeError, "outputs is 3"), (lambda w: w.sum(), ValueError, r"shape \(\); it must return"),
+     (lambda w: w.tolist(), ValueError, "a list")],
+)  # fmt: skip
+def test_bad_outputs_are_named(outputs, error, message):
+    with pytest.raises(error, match=message):
+        quiet(mlp_objective(), OPT, 2, ("discrete",), outputs=outputs)
+
+
 def test_step_zero_is_before_the_first_step():
     f = mlp_objective()
     tree = quiet(f, OPT, 3, ALL, coords=[0])
@@ -116,23 +173,24 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, error):
         f._terms = [loss]
         return f
 
-    whole = quiet(objective(), OPT, 60, ALL)
+    options = {"outputs": lambda w: w[:2] ** 2, "snapshot_every": 16}
+    whole = quiet(objective(), OPT, 60, ALL, **options)
     needed = calls
     assert float(whole["central"]["variances"].max()) > 0  # the interesting part is in it
     checkpoint = tmp_path / "run.ckpt"
     with pytest.raises(error):
-        quiet(objective(stop_after=round(0.7 * needed)), OPT, 60, ALL, checkpoint=checkpoint)
+        quiet(objective(stop_after=round(0.7 * needed)), OPT, 60, ALL, checkpoint=checkpoint, **options)
     assert checkpoint.exists()
-    resumed = quiet(objective(), OPT, 60, ALL, checkpoint=checkpoint)
+    resumed = quiet(objective(), OPT, 60, ALL, checkpoint=checkpoint, **options)
     assert calls < 0.4 * needed
-    for name in (*ALL, "distance"):
+    for name in (*ALL, "distance", "snapshots/discrete", "snapshots/central"):
         xr.testing.assert_identical(whole[name].dataset, resumed[name].dataset)
     again = quiet(
-        objective(stop_after=2), OPT, 60, ALL, checkpoint=checkpoint
+        objective(stop_after=2), OPT, 60, ALL, checkpoint=checkpoint, **options
     )  # finished: but for a look at the start nothing is computed
     xr.testing.assert_identical(again["central"].dataset, whole["central"].dataset)
     with pytest.raises(ValueError, match=r"another run.*steps: 60 there, 61 here"):
-        quiet(objective(), OPT, 61, ALL, checkpoint=checkpoint)
+        quiet(objective(), OPT, 61, ALL, checkpoint=checkpoint, **options)
     checkpoint.write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match=r"run\.ckpt can't be read"):
         quiet(objective(), OPT, 60, ALL, checkpoint=checkpoint)
