@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 
-from cflows.claims import MIME, Claim
+from cflows.claims import KEY, Claim
 
 
 def collect(notebooks: Sequence[Path]) -> list[dict]:
@@ -18,8 +18,8 @@ def collect(notebooks: Sequence[Path]) -> list[dict]:
     for path in notebooks:
         for cell in nbformat.read(path, as_version=4).cells:
             for output in cell.get("outputs", []):
-                if MIME in output.get("data", {}):
-                    rows.append(output["data"][MIME] | {"notebook": path.stem})
+                if KEY in output.get("metadata", {}):
+                    rows.append(output["metadata"][KEY] | {"notebook": path.stem})
     ids = [row["id"] for row in rows]
     if twice := {i for i in ids if ids.count(i) > 1}:
         raise ValueError(f"claims share the ids {sorted(twice)}; an id must be unique in the book")

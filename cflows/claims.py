@@ -9,7 +9,7 @@ from html import escape
 
 COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 SIGNS = {"<=": "≤", ">=": "≥"}
-MIME = "application/vnd.cflows.claim+json"  # under which a notebook keeps a claim, for the scorecard
+KEY = "cflows.claim"  # under which an executed notebook keeps a claim among an output's metadata, for the scorecard
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class Claim:
         """Everything as JSON can hold it; a value that is not finite is null."""
         return asdict(self) | {"holds": self.holds, "value": self.value if math.isfinite(self.value) else None}
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+    def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         value, threshold = self.numbers
         verdict, kind = ("holds", "holds") if self.holds else ("falls short", "short")
         html = (
             f'<p class="claim {kind}" id="claim-{escape(self.id)}"><strong>{verdict}</strong> {escape(self.claim)}: '
             f"<strong>{value}</strong> <span>(claimed: {escape(threshold)})</span>{escape(self._reason())}</p>"
         )
-        return {"text/plain": str(self), "text/html": html, MIME: self.as_json()}
+        return {"text/plain": str(self), "text/html": html}, {KEY: self.as_json()}
 
 
 def settle(

@@ -92,7 +92,8 @@ def film(fig: Figure, draw: Callable[[int], object], frames: int, name: str, alt
     folder = Path(os.environ.get("CFLOWS_MEDIA") or tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     film, poster = folder / f"{name}.mp4", folder / f"{name}.jpg"
-    width, height = (2 * round(x / 2) for x in fig.canvas.get_width_height())
+    width, height = (2 * round(x / 2) for x in fig.canvas.get_width_height())  # the codec wants even numbers
+    fig.set_size_inches((width + 0.1) / fig.dpi, (height + 0.1) / fig.dpi)
     if isinstance(engine := fig.get_layout_engine(), ConstrainedLayoutEngine):
         engine.set(rect=(0, 45 / height, 1, 1 - 45 / height))  # room for the player's controls
     fig.canvas.draw()
@@ -106,7 +107,8 @@ def film(fig: Figure, draw: Callable[[int], object], frames: int, name: str, alt
         for i in range(frames):
             draw(i)
             fig.canvas.draw()
-            writer.send(_pixels(fig, width, height))
+            pixels = np.asarray(fig.canvas.buffer_rgba())  # type: ignore[attr-defined]
+            writer.send(np.ascontiguousarray(pixels[:, :, :3]).tobytes())
         writer.close()
         fig.savefig(poster, dpi=fig.dpi, pil_kwargs={"quality": 82})
     plt.close(fig)
@@ -136,12 +138,3 @@ def training_film(fig: Figure, steps: int, frames: int, name: str, alt: str, fps
             line.set_data(*curve[:, :until])
 
     return film(fig, draw, frames, name, alt, fps)
-
-
-def _pixels(fig: Figure, width: int, height: int) -> bytes:
-    """RGB bytes of a drawn figure, cut to an even size."""
-    pixels = np.asarray(fig.canvas.buffer_rgba())  # type: ignore[attr-defined]
-    rows, columns = pixels.shape[:2]
-    if (rows, columns) != (height, width):
-        raise ValueError(f"a figure of {columns} x {rows} pixels can't be filmed; its sides must be even numbers")
-    return np.ascontiguousarray(pixels[:, :, :3]).tobytes()

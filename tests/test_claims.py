@@ -29,7 +29,8 @@ def test_bad_comparison_is_named():
 
 
 def notebook(path, *settled):
-    outputs = [nbformat.v4.new_output("display_data", c._repr_mimebundle_()) for c in settled]
+    bundles = [c._repr_mimebundle_() for c in settled]
+    outputs = [nbformat.v4.new_output("display_data", data, metadata=metadata) for data, metadata in bundles]
     cells = [nbformat.v4.new_markdown_cell("(x)=\n# A title"), nbformat.v4.new_code_cell("", outputs=outputs)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     return path
@@ -54,7 +55,7 @@ def test_the_scorecard_is_what_the_notebooks_computed(tmp_path):
     assert 'href="01-one.html#claim-a">&lt;a&gt; &amp; more</a> <a href="01-one.html#fig-a">figure</a>' in page
     assert "Too large." in page
     assert "<td>25 %</td><td>&lt; 100 %</td>" in page
-    assert '<p class="claim short" id="claim-b">' in claim("b", 2.0)._repr_mimebundle_()["text/html"]
+    assert '<p class="claim short" id="claim-b">' in claim("b", 2.0)._repr_mimebundle_()[0]["text/html"]
 
 
 def test_surprises():

@@ -4,7 +4,6 @@ import re
 import imageio_ffmpeg
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-import pytest
 
 from cflows import figures
 
@@ -40,7 +39,23 @@ def test_a_film_is_part_of_the_notebook_anywhere_else(monkeypatch, tmp_path):
     assert frames(tmp_path / "film.mp4") == 5
 
 
-def test_odd_sizes_are_refused():
-    fig = plt.figure(figsize=(2.01, 1), dpi=100)
-    with pytest.raises(ValueError, match="201 x 100"):
-        figures.film(fig, lambda i: None, 2, "odd", alt="")
+def test_an_odd_size_is_made_even(monkeypatch, tmp_path):
+    monkeypatch.setenv("CFLOWS_MEDIA", str(tmp_path))
+    fig = plt.figure(figsize=(2.01, 1.03), dpi=100)
+    assert 'width="200" height="104"' in figures.film(fig, lambda i: None, 2, "odd", alt="").data
+    assert frames(tmp_path / "odd.mp4") == 2
+
+
+def test_a_training_film_draws_the_curves_over_steps_and_nothing_else(monkeypatch):
+    fig, ax = plt.subplots()
+    (curve,), (line,) = ax.plot(range(10), range(10)), ax.plot([0, 9], [1, 1])
+    seen = []
+    monkeypatch.setattr(figures, "film", lambda fig, draw, frames, *rest: seen.extend((draw, frames)))
+    figures.training_film(fig, 10, 5, "name", "alt")
+    draw, count = seen
+    lengths = []
+    for i in range(count):
+        draw(i)
+        lengths.append(len(curve.get_xdata()))
+    assert lengths == [2, 4, 6, 8, 10]
+    assert len(line.get_xdata()) == 2
