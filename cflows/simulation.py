@@ -110,7 +110,8 @@ def simulate(
         ``lambda w: f.outputs(w, images).flatten()``. Twice differentiable if the central flow is among the processes.
     snapshot_every : int
         Steps between two snapshots of all of w, ν and g² of the optimizer and the central flow; 0: none. A snapshot
-        takes six vectors (n,) and one for each critical eigenvalue, in memory and in the checkpoint.
+        takes six vectors (n,) and one for each critical eigenvalue, in memory and in the checkpoint: with 24,860
+        weights in float32 and three eigenvalues, 0.9 MB. All else takes about 2 kB for each step and four processes.
     checkpoint : path, optional
         File that holds the state of the run; if it is there, the run goes on from it. Written every
         ``checkpoint_every`` seconds, at the end, and whenever an error or an interruption ends the run early.

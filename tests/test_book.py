@@ -56,3 +56,32 @@ def test_the_address_of_the_repository_has_one_home():
     assert url.startswith("https://")
     for path in [*(ROOT / "notebooks").glob("*"), *(ROOT / "book").glob("*.md"), *(ROOT / "cflows").glob("*.py")]:
         assert url not in path.read_text(), path
+
+
+# Numbers in the text that are not results: sizes and settings that the code fixes, or facts from the literature.
+KNOWN = {
+    "run-it-yourself.md": {"3.11", "1,000"},  # Python; images in the package
+}
+
+
+@pytest.mark.parametrize("page", [*NOTEBOOKS, *sorted((ROOT / "book").glob("*.md"))], ids=lambda p: p.name)
+def test_no_result_is_typed_into_the_text(page):
+    """Results in the book come from code that ran; the text has no decimals, percentages or large numbers."""
+    texts = []
+    for cell in jupytext.read(page).cells:
+        if cell.cell_type == "markdown":
+            texts.append(cell.source)
+        options = cell.metadata.get("mystnb", {})
+        texts += [options.get("figure", {}).get("caption", ""), options.get("image", {}).get("alt", "")]
+    text = "\n".join(texts)
+    for pattern in (r"```(\{math\}|\{raw\}|\w*\n).*?```", r"`[^`\n]*`", r"\$[^$]*\$"):
+        text = re.sub(pattern, "", text, flags=re.DOTALL)
+    found = re.findall(r"\d+\.\d+|\d+(?:\.\d+)?\s?(?:%|per cent)|\d[\d,]{3,}", text)
+    assert set(found) <= KNOWN.get(page.name, set())
+
+
+def test_a_typed_result_would_be_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("The loss falls to 0.0045, by 3 %, in `0.5` of $0.1$.\n")
+    with pytest.raises(AssertionError):
+        test_no_result_is_typed_into_the_text(page)
