@@ -68,7 +68,7 @@ KNOWN = {
 def test_no_result_is_typed_into_the_text(page):
     """Results in the book come from code that ran; the text has no decimals, percentages or large numbers."""
     texts = []
-    for cell in jupytext.read(page).cells:
+    for cell in jupytext.read(page, fmt="md:myst").cells:
         if cell.cell_type == "markdown":
             texts.append(cell.source)
         options = cell.metadata.get("mystnb", {})
