@@ -1,0 +1,324 @@
+"""The stationary preconditioner: what ν settles at if the weights stand still, as the solution of a convex program.
+
+With H and g frozen, P̄ = diag(√ν̄) / η solves (chapter, "convex-program-P")
+
+    minimise   tr P + ‖g‖²_{P⁻¹} / η²                     subject to  H ⪯ 2P, P ⪰ 0 diagonal,
+    maximise   ⟨Z, H⟩ + (2/η) Σᵢ |gᵢ| √(1 - 2Zᵢᵢ)         subject to  Z ⪰ 0, Zᵢᵢ ≤ ½        (its dual; Σ̄ = η² Z / 2).
+
+η = ∞ drops the second term: P̂. Whatever way a point is found, a feasible P and a feasible Z certify it: the optimum lies
+between their values. A dense H goes to an interior-point method. Products with H alone suffice for the other method: Z
+has low rank, Z = ½VVᵀ, and the rows (vᵢ, √(1 - ‖vᵢ‖²)) are points on a sphere, over which the dual is maximised
+(Burer and Monteiro, 2003).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .eigen import top_eigenpairs
+from .errors import ConvergenceError, DivergenceError
+
+Array = Any  # torch.Tensor or numpy.ndarray, as the input
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A feasible preconditioner with its certificate.
+
+    Attributes
+    ----------
+    p : array (n,)
+        Diagonal of P, feasible: H ⪯ 2P.
+    nu : array (n,)
+        (ηp)²; infinite where p > 0 if η is.
+    factor : array (n, r)
+        V with Z = ½VVᵀ, feasible for the dual; Σ̄ = (η²/4) VVᵀ.
+    primal, dual : float
+        Values at P and Z: the optimum lies between them.
+    gap : float
+        (primal - dual) / primal; 0 if both are 0.
+    hvps : int
+        Hessian-vector products spent, certificates included (0 for a dense Hessian).
+    converged : bool
+        Whether the gap is within the tolerance.
+    message : str
+        Why it ended.
+    """
+
+    p: Array
+    nu: Array
+    factor: Array
+    primal: float
+    dual: float
+    gap: float
+    hvps: int
+    converged: bool
+    message: str
+
+
+def solve(
+    hessian: Array | Callable[[Tensor], Tensor],
+    grad: Array,
+    lr: float,
+    *,
+    start: Array | None = None,
+    tol: float | None = None,
+    max_rank: int | None = None,
+    max_products: int = 5000,
+    throw: bool = True,
+) -> Solution:
+    """The stationary preconditioner P̄ of RMSProp, or P̂ for ``lr=math.inf``.
+
+    Parameters
+    ----------
+    hessian : array (n, n), or callable Tensor (n, k) -> Tensor (n, k)
+        Symmetric, or its products with vectors.
+    grad : array (n,)
+        Gradient; fixes n, dtype and device. Only its size is used with a finite ``lr``.
+    lr : float
+        η > 0, possibly infinite.
+    start : array (n, r), optional
+        Guess of V for products with H, such as (2/η) times the central flow's ``factor``.
+    tol : float, optional
+        Relative duality gap to reach: by default 1e-7, or 1e-4 in float32 with products.
+    max_rank : int, optional
+        Largest r to try with products (default: √(2n), which always suffices).
+    max_products : int
+        Hessian-vector products after which to give up.
+    throw : bool
+        Raise if not converged (otherwise see ``converged``).
+
+    Returns
+    -------
+    Solution
+        Arrays of the type of ``grad``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If shapes do not match, H is not symmetric, or a value is not finite.
+    DivergenceError
+        If products with H are not finite.
+    ConvergenceError
+        If the gap was not reached; its ``solution`` is the best certified point.
+    """
+    if not isinstance(grad, (Tensor, np.ndarray)):
+        raise TypeError(f"grad is a {type(grad).__name__}; it must be a torch.Tensor or a numpy array")
+    g = torch.as_tensor(grad)
+    if g.ndim != 1 or not len(g):
+        raise ValueError(f"grad has shape {tuple(g.shape)}; it must be a vector (n,)")
+    if not g.is_floating_point():
+        raise TypeError(f"grad is {g.dtype}; convert it to floats")
+    if not g.isfinite().all():
+        raise ValueError("grad holds values that are not finite")
+    if not (isinstance(lr, (int, float)) and lr > 0):
+        raise ValueError(f"lr is {lr!r}; a learning rate must be positive (math.inf for the first term alone)")
+    b = g.abs() / lr  # zero if η is infinite
+    if callable(hessian):
+        tol = (1e-4 if g.dtype == torch.float32 else 1e-7) if tol is None else tol
+        V0 = None if start is None else torch.as_tensor(start, dtype=g.dtype, device=g.device)
+        if V0 is not None and (V0.ndim != 2 or len(V0) != len(g)):
+            raise ValueError(f"start has shape {tuple(V0.shape)}; with {len(g)} weights it must be ({len(g)}, r)")
+        found = _low_rank(hessian, b, V0, tol, max_rank or math.ceil(math.sqrt(2 * len(g))), max_products)
+    else:
+        H = torch.as_tensor(hessian, device=g.device)
+        if H.shape != (len(g), len(g)):
+            raise ValueError(f"hessian has shape {tuple(H.shape)}; with {len(g)} weights it must be {(len(g), len(g))}")
+        if not H.isfinite().all():
+            raise ValueError("hessian holds values that are not finite")
+        if (H - H.T).abs().max() > 1e-6 * H.abs().max():
+            raise ValueError("hessian is not symmetric; pass (H + H.T) / 2 if that is what is meant")
+        found = _dense((H + H.T).double() / 2, b.double(), 1e-7 if tol is None else tol)
+    p = found.p.to(g.dtype)
+    arrays = {"p": p, "nu": torch.where(p > 0, (lr * p).square(), 0.0), "factor": found.factor.to(g.dtype)}
+    if isinstance(grad, np.ndarray):
+        arrays = {name: x.numpy() for name, x in arrays.items()}
+    solution = replace(found, **arrays)
+    if throw and not solution.converged:
+        raise ConvergenceError(
+            f"the stationary preconditioner has a relative duality gap of {solution.gap:.2g}, wanted {tol:.2g}: "
+            f"{solution.message}",
+            solution,
+        )
+    return solution
+
+
+def unconstrained(H: Array) -> Array:
+    """½ Π₊(H): the P of least trace with H ⪯ 2P and P ⪰ 0 if P need not be diagonal (½H for H ⪰ 0).
+
+    The reason: let Π project onto the eigenvectors of H with positive eigenvalues. For any feasible P, tr P ≥ tr ΠPΠ ≥
+    ½ tr ΠHΠ, which is the sum of H's positive eigenvalues over two; ½ Π₊(H) is feasible and attains that.
+
+    Parameters
+    ----------
+    H : array (n, n), symmetric
+
+    Returns
+    -------
+    array (n, n)
+    """
+    A = torch.as_tensor(H)
+    values, Q = torch.linalg.eigh((A + A.T) / 2)
+    P = (Q * values.clamp(min=0) / 2) @ Q.T
+    return P.numpy() if isinstance(H, np.ndarray) else P
+
+
+def _certified(p: Tensor, V: Tensor, HV: Tensor, b: Tensor, tol: float, hvps: int = 0) -> Solution:
+    """Values and gap of a feasible p and a V with rows of norm at most 1."""
+    scale = max(p.abs().max().item(), 1e-300)
+    primal = float((p + torch.where(b > 0, b.square() / p, 0.0)).sum())
+    slack = (1 - V.square().sum(1)).clamp(min=0).sqrt()
+    dual = float((V * HV).sum() / 2 + 2 * (b * slack).sum())
+    gap = (primal - dual) / max(abs(primal), 1e-12 * scale)
+    return Solution(p, p, V, primal, dual, gap, hvps, gap <= tol, "")
+
+
+# An interior-point method for dense H.
+
+
+def _dual_factor(H: Tensor, Z: Float[Tensor, "n n"], tol: float) -> tuple[Float[Tensor, "n r"], Float[Tensor, "n r"]]:
+    """V with Z ≈ ½VVᵀ, its rows no longer than 1 and without columns that do not matter; and HV."""
+    values, Q = torch.linalg.eigh((Z + Z.T) / 2)
+    keep = values > 1e-2 * tol / len(values) * values[-1]
+    V = (Q[:, keep] * (2 * values[keep]).sqrt()).flip(1)
+    V = V / V.square().sum(1, keepdim=True).sqrt().clamp(min=1)
+    return V, H @ V
+
+
+def _dense(H: Float[Tensor, "n n"], b: Float[Tensor, "n"], tol: float) -> Solution:
+    """Follow the central path of  f(p) - μ log det(2P - H) - μ Σ log pᵢ  to small μ with Newton's method.
+
+    Along it Z = μ (2P - H)⁻¹ is feasible for the dual, at a gap of at most 2nμ.
+    """
+    n = len(b)
+    scale = max(H.abs().sum(1).max().item(), b.max().item())
+    if scale == 0 or (not b.any() and torch.linalg.eigvalsh(H)[-1] <= 0):  # P = 0
+        return replace(_certified(0 * b, b.new_zeros(n, 0), b.new_zeros(n, 0), b, tol), gap=0.0, converged=True)
+    H, b = H / scale, b / scale
+    eye = torch.eye(n, dtype=b.dtype, device=b.device)
+
+    def barrier(p: Tensor, mu: float) -> tuple[float, Tensor]:
+        """Value and Cholesky factor; infinite outside."""
+        L, info = torch.linalg.cholesky_ex(2 * torch.diag(p) - H)
+        if info or not (p > 0).all():
+            return math.inf, L
+        return float((p + b.square() / p - mu * p.log()).sum() - 2 * mu * L.diagonal().log().sum()), L
+
+    p = torch.maximum(H.abs().sum(1), b) + 0.1
+    mu = 0.1
+    best: Solution | None = None
+    for _ in range(200):
+        value, L = barrier(p, mu)
+        S = torch.cholesky_solve(eye, L)  # (2P - H)⁻¹
+        slope = 1 - (b / p).square() - mu / p - 2 * mu * S.diagonal()
+        bend = 4 * mu * S.square() + torch.diag(2 * b.square() / p**3 + mu / p.square())
+        step = -torch.linalg.solve(bend, slope)
+        decrement = -float(slope @ step)
+        if decrement < 0.5 * mu:  # near the path
+            last = 0.25 * tol * float(p.sum()) / n
+            if mu <= last:
+                point = _certified(p, *_dual_factor(H, mu * (S - 2 * (S * step) @ S), tol), b, tol)
+                best = point if best is None or point.gap < best.gap else best
+                if best.converged or mu < 1e-3 * last:
+                    break
+            mu *= 0.1
+        length = 1.0
+        while barrier(p + length * step, mu)[0] == math.inf:
+            length /= 2
+        while length > 1e-8 and barrier(p + length * step, mu)[0] > barrier(p, mu)[0] + 1e-14:
+            length /= 2
+        p = p + length * step
+    assert best is not None
+    return replace(best, p=best.p * scale, primal=best.primal * scale, dual=best.dual * scale, message="rounding errors")
+
+
+# For products with H: the dual over points on spheres.
+
+
+def _low_rank(
+    hvp: Callable[[Tensor], Tensor], b: Float[Tensor, "n"], start: Tensor | None, tol: float, max_rank: int, limit: int
+) -> Solution:
+    """Maximise ½⟨V, HV⟩ + 2 Σ bᵢ sᵢ over rows (vᵢ, sᵢ) on the sphere with L-BFGS, until a certificate holds.
+
+    At a critical point p = √(b² + ¼ (HV)ᵢ²) is the multiplier. Where P⁻¹H has an eigenvalue above 2 its eigenvector is a
+    direction of ascent, and becomes a further column.
+    """
+    n, spent = len(b), 0
+
+    def product(V: Tensor) -> Tensor:
+        nonlocal spent
+        spent += V.shape[1]
+        HV = hvp(V)
+        if not HV.isfinite().all():
+            raise DivergenceError("a product with the Hessian is not finite: the loss has overflowed at these weights")
+        return HV
+
+    if start is None:
+        start = torch.as_tensor(np.random.default_rng(n).standard_normal((n, min(3, n))), dtype=b.dtype, device=b.device)
+        start = start / start.norm(dim=1, keepdim=True) / 2
+    V, best, chunk, optimizer = start, None, 10, None
+    while True:
+        if optimizer is None:
+            optimizer = _Ascent(product, V, b)
+        V = optimizer.run(chunk)
+        HV = product(V)
+        p = (b.square() + HV.square().sum(1) / 4).sqrt()
+        p = p.clamp(min=1e-6 * float(p.mean()) or 1.0)
+        pairs = top_eigenpairs(product, p, 1, V, tol=max(tol / 4, 1e-5), max_products=100, throw=False)
+        top, residual = float(pairs.values[0]), float(pairs.residuals[0])
+        if not b.any() and top + residual <= 0:  # nothing to hold down
+            p, V, HV, factor = 0 * p, 0 * V, 0 * HV, 1.0
+        else:
+            factor = max(1.0, (top + residual) / 2)
+        point = _certified(p * factor, V, HV, b, tol, spent)
+        best = point if best is None or point.gap < best.gap else best
+        if point.converged or spent >= limit:
+            message = "" if point.converged else f"{spent} Hessian-vector products were spent; allow more, or start nearer"
+            return replace(best, hvps=spent, converged=best.gap <= tol, message=message)
+        u = pairs.U[:, 0]
+        inside = V @ torch.linalg.lstsq(V.T @ (p[:, None] * V) + 1e-12 * torch.eye(V.shape[1], dtype=V.dtype, device=V.device), V.T @ (p * u)[:, None]).solution
+        outside = 1 - float((inside[:, 0] * p * inside[:, 0]).sum())
+        chunk = math.ceil(1.5 * chunk)
+        if top > 2 * (1 + tol / 4) and outside > 0.5 and V.shape[1] < max_rank:
+            V, optimizer, chunk = torch.cat([V, 0.3 * (u / u.abs().max())[:, None]], dim=1), None, 10
+
+
+class _Ascent:
+    """L-BFGS over the rows (vᵢ, sᵢ), normalised."""
+
+    def __init__(self, product: Callable[[Tensor], Tensor], V: Float[Tensor, "n r"], b: Float[Tensor, "n"]):
+        self.product, self.b = product, b
+        s = (1 - V.square().sum(1, keepdim=True)).clamp(min=1e-12).sqrt()
+        self.Y = torch.cat([V, s], dim=1).requires_grad_()
+        self.scale = 1.0
+        self.optimizer = torch.optim.LBFGS(
+            [self.Y], history_size=20, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
+        )
+
+    def run(self, iterations: int) -> Float[Tensor, "n r"]:
+        """Go on for some iterations; returns V."""
+        self.optimizer.param_groups[0] |= {"max_iter": iterations, "max_eval": 2 * iterations}
+        self.optimizer.step(self.closure)
+        with torch.no_grad():
+            self.Y /= self.Y.norm(dim=1, keepdim=True)
+        return self.Y.detach()[:, :-1].clone()
+
+    def closure(self) -> Tensor:
+        with torch.no_grad():
+            norm = self.Y.norm(dim=1, keepdim=True)
+            N = self.Y / norm
+            V, s = N[:, :-1], N[:, -1]
+            HV = self.product(V)
+            value = -((V * HV).sum() / 2 + 2 * (self.b * s).sum())
+            slope = -torch.cat([HV, 2 * self.b[:, None]], dim=1)
+            slope = (slope - N * (slope * N).sum(1, keepdim=True)) / norm
+            self.Y.grad = slope
+        return value
