@@ -58,7 +58,7 @@ def page(rows: Sequence[dict], titles: dict[str, str], preset: str) -> str:
         if not mine:
             continue
         lines += [f"## {title}", "", "```{raw} html", '<div class="scorecard-wrap"><table class="scorecard">']
-        lines += ["<thead><tr><th>verdict</th><th>claim</th><th>number</th><th>claimed</th></tr></thead><tbody>"]
+        lines += ["<thead><tr><th>verdict</th><th>claim</th><th>number</th><th>threshold</th></tr></thead><tbody>"]
         for row in mine:
             value, threshold = claim(row).numbers
             link = f"{notebook}.html#claim-{row['id']}"

@@ -5,7 +5,7 @@ With H and g frozen, P̄ = diag(√ν̄) / η solves (chapter, "convex-program-P
     minimise   tr P + ‖g‖²_{P⁻¹} / η²                     subject to  H ⪯ 2P, P ⪰ 0 diagonal,
     maximise   ⟨Z, H⟩ + (2/η) Σᵢ |gᵢ| √(1 - 2Zᵢᵢ)         subject to  Z ⪰ 0, Zᵢᵢ ≤ ½        (its dual; Σ̄ = η² Z / 2).
 
-η = ∞ drops the second term: P̂. Whatever way a point is found, a feasible P and a feasible Z certify it: the optimum lies
+η = ∞ drops the second term: P̂. Whatever way a point is found, a feasible P and a feasible Z certify it: the optimum is
 between their values. A dense H goes to an interior-point method. Products with H alone suffice for the other method: Z
 has low rank, Z = ½VVᵀ, and the rows (vᵢ, √(1 - ‖vᵢ‖²)) are points on a sphere, over which the dual is maximised
 (Burer and Monteiro, 2003).
@@ -216,28 +216,28 @@ def _dense(H: Float[Tensor, "n n"], b: Float[Tensor, "n"], tol: float) -> Soluti
     mu = 0.1
     best: Solution | None = None
     for _ in range(200):
-        value, L = barrier(p, mu)
+        here, L = barrier(p, mu)
         S = torch.cholesky_solve(eye, L)  # (2P - H)⁻¹
         slope = 1 - (b / p).square() - mu / p - 2 * mu * S.diagonal()
         bend = 4 * mu * S.square() + torch.diag(2 * b.square() / p**3 + mu / p.square())
         step = -torch.linalg.solve(bend, slope)
         decrement = -float(slope @ step)
-        if decrement < 0.5 * mu:  # near the path
-            last = 0.25 * tol * float(p.sum()) / n
-            if mu <= last:
-                point = _certified(p, *_dual_factor(H, mu * (S - 2 * (S * step) @ S), tol), b, tol)
-                best = point if best is None or point.gap < best.gap else best
-                if best.converged or mu < 1e-3 * last:
-                    break
-            mu *= 0.1
+        near = decrement < 0.5 * mu
+        last = 0.25 * tol * float(p.sum()) / n
+        if near and mu <= last:  # what Z is to first order after the step satisfies the dual's constraints
+            point = _certified(p, *_dual_factor(H, mu * (S - 2 * (S * step) @ S), tol), b, tol)
+            best = point if best is None or point.gap < best.gap else best
+            if best.converged or mu < 1e-3 * last:
+                break
         length = 1.0
-        while barrier(p + length * step, mu)[0] == math.inf:
-            length /= 2
-        while length > 1e-8 and barrier(p + length * step, mu)[0] > barrier(p, mu)[0] + 1e-14:
+        while length > 1e-8 and not barrier(p + length * step, mu)[0] <= here + 1e-14 * abs(here):
             length /= 2
         p = p + length * step
+        mu = 0.1 * mu if near or length <= 1e-8 else mu
     assert best is not None
-    return replace(best, p=best.p * scale, primal=best.primal * scale, dual=best.dual * scale, message="rounding errors")
+    return replace(
+        best, p=best.p * scale, primal=best.primal * scale, dual=best.dual * scale, message="rounding errors"
+    )
 
 
 # For products with H: the dual over points on spheres.
@@ -248,8 +248,8 @@ def _low_rank(
 ) -> Solution:
     """Maximise ½⟨V, HV⟩ + 2 Σ bᵢ sᵢ over rows (vᵢ, sᵢ) on the sphere with L-BFGS, until a certificate holds.
 
-    At a critical point p = √(b² + ¼ (HV)ᵢ²) is the multiplier. Where P⁻¹H has an eigenvalue above 2 its eigenvector is a
-    direction of ascent, and becomes a further column.
+    At a critical point p = √(b² + ¼ (HV)ᵢ²) is the multiplier. Where P⁻¹H has an eigenvalue above 2, its eigenvector is
+    a direction of ascent and becomes a further column.
     """
     n, spent = len(b), 0
 
@@ -262,13 +262,16 @@ def _low_rank(
         return HV
 
     if start is None:
-        start = torch.as_tensor(np.random.default_rng(n).standard_normal((n, min(3, n))), dtype=b.dtype, device=b.device)
+        start = torch.as_tensor(
+            np.random.default_rng(n).standard_normal((n, min(3, n))), dtype=b.dtype, device=b.device
+        )
         start = start / start.norm(dim=1, keepdim=True) / 2
-    V, best, chunk, optimizer = start, None, 10, None
+    V, chunk = start, 10
+    ascent: _Ascent | None = None
+    best: Solution | None = None
     while True:
-        if optimizer is None:
-            optimizer = _Ascent(product, V, b)
-        V = optimizer.run(chunk)
+        ascent = ascent or _Ascent(product, V, b)
+        V = ascent.run(chunk)
         HV = product(V)
         p = (b.square() + HV.square().sum(1) / 4).sqrt()
         p = p.clamp(min=1e-6 * float(p.mean()) or 1.0)
@@ -281,14 +284,16 @@ def _low_rank(
         point = _certified(p * factor, V, HV, b, tol, spent)
         best = point if best is None or point.gap < best.gap else best
         if point.converged or spent >= limit:
-            message = "" if point.converged else f"{spent} Hessian-vector products were spent; allow more, or start nearer"
+            message = (
+                "" if point.converged else f"{spent} Hessian-vector products were spent; allow more, or start nearer"
+            )
             return replace(best, hvps=spent, converged=best.gap <= tol, message=message)
         u = pairs.U[:, 0]
-        inside = V @ torch.linalg.lstsq(V.T @ (p[:, None] * V) + 1e-12 * torch.eye(V.shape[1], dtype=V.dtype, device=V.device), V.T @ (p * u)[:, None]).solution
-        outside = 1 - float((inside[:, 0] * p * inside[:, 0]).sum())
+        basis = torch.linalg.qr(p.sqrt()[:, None] * V).Q
+        outside = 1 - float((basis.T @ (p.sqrt() * u)).square().sum())  # share of u that the columns of V do not have
         chunk = math.ceil(1.5 * chunk)
-        if top > 2 * (1 + tol / 4) and outside > 0.5 and V.shape[1] < max_rank:
-            V, optimizer, chunk = torch.cat([V, 0.3 * (u / u.abs().max())[:, None]], dim=1), None, 10
+        if top > 2 and outside > 0.5 and V.shape[1] < max_rank:
+            V, ascent, chunk = torch.cat([V, 0.3 * (u / u.abs().max())[:, None]], dim=1), None, 10
 
 
 class _Ascent:
@@ -298,7 +303,6 @@ class _Ascent:
         self.product, self.b = product, b
         s = (1 - V.square().sum(1, keepdim=True)).clamp(min=1e-12).sqrt()
         self.Y = torch.cat([V, s], dim=1).requires_grad_()
-        self.scale = 1.0
         self.optimizer = torch.optim.LBFGS(
             [self.Y], history_size=20, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
         )
