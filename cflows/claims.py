@@ -50,7 +50,11 @@ class Claim:
     @property
     def numbers(self) -> tuple[str, str]:
         """Value and threshold as they are shown."""
-        value, threshold = (f"{100 * x:.3g} %" if self.percent else f"{x:.3g}" for x in (self.value, self.threshold))
+        for digits in range(3, 17):  # as many as it takes to tell them apart
+            both = (self.value, self.threshold)
+            value, threshold = (f"{100 * x:.{digits}g} %" if self.percent else f"{x:.{digits}g}" for x in both)
+            if value != threshold or self.value == self.threshold:
+                break
         return value, f"{SIGNS.get(self.comparison, self.comparison)} {threshold}"
 
     def __str__(self) -> str:
@@ -96,6 +100,8 @@ def settle(
 
     if comparison not in COMPARISONS:
         raise ValueError(f"comparison is {comparison!r}; it must be one of {', '.join(COMPARISONS)}")
+    if not math.isfinite(threshold):
+        raise ValueError(f"threshold is {threshold}; it must be a finite number")
     settled = Claim(id, row, claim, float(value), comparison, float(threshold), percent, figure, why or "")
     display(settled)
     return settled

@@ -47,10 +47,8 @@ class Process(ABC):
         eig_every: int,
         eig_tol: float,
         coords: Int[Tensor, "c"],
-        outputs: Outputs | None = None,
     ):
-        self.f, self.opt, self.eigs, self.eig_tol = f, opt, eigs, eig_tol
-        self.coords, self.outputs = coords, outputs  # weights, and a function of them, recorded at every step
+        self.f, self.opt, self.eigs, self.eig_tol, self.coords = f, opt, eigs, eig_tol, coords
         self.eig_every = eig_every  # steps between looks at the eigenvalues; 0: never
         self.guess: Tensor | None = None  # where the next eigenvalue problem starts
         self.near = 0  # eigenvalues above 2 - NEAR when last looked at
@@ -108,7 +106,7 @@ class Process(ABC):
             )
         record: Record = {"loss": self.loss.item(), "predicted_loss": self.loss.item()}
         record["grad_norm_sq"] = self.g.double().square().sum().item()
-        record["nu_sum"], record["p_sum"] = self.nu.double().sum().item(), self.p().double().sum().item()
+        record["nu_sum"], record["p_sum"] = (x.double().sum().item() for x in (self.nu.expand_as(self.w), self.p()))
         if eigs:
             self.pairs = self.track(hvp, eigs)
             record["eigenvalues"] = self.pairs.values.tolist()
@@ -116,9 +114,6 @@ class Process(ABC):
         if len(self.coords):
             record["grad_sq"] = self.g[self.coords].square().tolist()
             record["nu"] = self.nu.expand_as(self.w)[self.coords].tolist()
-        if self.outputs is not None:
-            with torch.no_grad():
-                record["outputs"] = self.outputs(self.w).tolist()
         return record
 
     def snapshot(self) -> dict[str, Tensor]:
@@ -225,10 +220,11 @@ class Stable(Flow):
             self.w = torch.full_like(self.w, math.nan)
             return
         substeps = max(1, math.ceil(self.sharpness / 2), math.ceil(self.opt.rate))
+        start = self.t
         for j in range(substeps):
             g = self.g if j == 0 else self.f.value_and_grad(self.w)[1]
             self.w, self.nu, *_ = flows.step(self.f, self.opt, self.w, self.nu, self.t, 1 / substeps, g)
-            self.t += 1 / substeps
+            self.t = start + (j + 1) / substeps
 
 
 class Central(Flow):
@@ -241,8 +237,11 @@ class Central(Flow):
     factor: Tensor  # F (n, k) with Σ = FFᵀ: axes times standard deviations
     extra: ClassVar = (*Flow.extra, "third", "dt", "axes")
 
-    def __init__(self, f: Objective, opt: Optimizer, substeps: int, reuse: float, **options):
+    def __init__(
+        self, f: Objective, opt: Optimizer, substeps: int, reuse: float, outputs: Outputs | None = None, **options
+    ):
         super().__init__(f, opt, **options)
+        self.outputs = outputs
         self.substeps, self.dt = substeps, 1 / substeps
         self.reuse = reuse  # units of time for which third derivatives are reused, rotated into the present basis
 
@@ -289,9 +288,10 @@ class Central(Flow):
         U = self.pairs.U[:, :k] if k else self.w.new_empty(self.f.dim, 0)
         axes = U @ torch.as_tensor(Q, dtype=U.dtype, device=U.device)
         if self.axes is not None:  # keep their directions from step to step
-            both = min(k, self.axes.shape[1])
-            turned = (axes[:, :both] * self.p()[:, None] * self.axes[:, :both]).sum(0) < 0
-            axes[:, :both] = torch.where(turned, -axes[:, :both], axes[:, :both])
+            overlap = self.axes.T @ (self.p()[:, None] * axes)
+            if overlap.numel():
+                nearest = overlap.gather(0, overlap.abs().argmax(0, keepdim=True))[0]
+                axes = torch.where(nearest < 0, -axes, axes)
         self.axes = axes
         self.factor = axes * torch.as_tensor(np.sqrt(variances), dtype=U.dtype, device=U.device)
         return variances
@@ -314,11 +314,12 @@ class Central(Flow):
         self.next = flows.step(self.f, self.opt, self.w, self.nu, self.t, self.dt, self.g, critical)
 
     def advance(self) -> None:
-        for j in range(round(1 / self.dt)):
+        start, count = self.t, round(1 / self.dt)
+        for j in range(count):
             if j > 0:
                 self.step(fresh="eigenvalues" in self.look(self.followed()))
             self.w, self.nu = self.next.w, self.next.nu
-            self.t += self.dt
+            self.t = start + (j + 1) / count
 
     def critical(self) -> flows.Critical | None:
         """The eigenvalues near 2, their eigenvectors and third derivatives."""
@@ -347,11 +348,17 @@ class Central(Flow):
 
     def check(self, u: Float[Tensor, "n"], t: Float[Tensor, "n"]) -> None:
         """Hold ∇(uᵀHu) against differences of Hessian-vector products: some of PyTorch's kernels have it wrong."""
+        here, eps = self.f.hvp(self.w, u[:, None])[:, 0], torch.finfo(u.dtype).eps
         h = 0.01
-        ahead, behind = (self.f.hvp(self.w + s * u, u[:, None])[:, 0] for s in (h, -h))
+        while True:  # short enough that the products change linearly, as far as rounding lets one see
+            ahead, behind = (self.f.hvp(self.w + s * u, u[:, None])[:, 0] for s in (h, -h))
+            curved, change = ((x).norm().item() for x in (ahead + behind - 2 * here, ahead - behind))
+            if curved <= 0.1 * change + 10 * eps * here.norm().item() or h < 1e-9:
+                break
+            h /= 4
         twin = (ahead - behind) / (2 * h)
         error, size = (torch.linalg.vector_norm(v).item() for v in (t - twin, twin))
-        noise = torch.finfo(u.dtype).eps * torch.linalg.vector_norm(ahead).item() / h
+        noise = eps * torch.linalg.vector_norm(ahead).item() / h
         if error > 0.1 * size + 10 * noise:
             raise DivergenceError(
                 "third derivatives of the loss are off from differences of second ones by "

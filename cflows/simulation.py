@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import files
+from .data import digest
 from .errors import ConvergenceError, DivergenceError
 from .objective import Objective
 from .optimizers import GradientDescent, Optimizer, RMSProp
@@ -48,7 +49,10 @@ VARIABLES = {  # what a process records at every step: its dimension besides ste
     "curvature_reduction": ("", "rate at which curvature regularisation lowers them: ⟨X, B₁[X]⟩ / tr X"),
     "nu_growth": ("", "rate at which the growth of ν lowers them: ⟨X, B₂[X]⟩ / tr X"),
 }
-ALWAYS = ("loss", "predicted_loss", "grad_norm_sq", "eig_residual", "eigenvalues", "variances")
+CENTRAL = {  # those that only the central flow has
+    *("predicted_grad_norm_sq", "predicted_grad_sq", "predicted_outputs", "output_deviations"),
+    *("displacements", "rise", "curvature_reduction", "nu_growth"),
+}
 SNAPSHOTS = {"discrete", "central"}  # processes of which snapshots are taken
 
 
@@ -147,16 +151,19 @@ def simulate(
             raise ValueError(f"{name} is {value!r}; it must be {good}")
     every = _intervals(eig_every, chosen)
     loss, g = f.value_and_grad(f.w0)
+    told = None if outputs is None else digest(_outputs(outputs, f.w0))
     identity = integers | {
         "optimizer": _signature(opt, warmup + steps + 1), "processes": chosen, "eig_every": every, "eig_tol": eig_tol,
-        "reuse": reuse, "coords": coords, "outputs": _count(outputs, f), "weights": f.dim, "dtype": str(f.w0.dtype),
+        "reuse": reuse, "coords": coords, "outputs": told, "weights": f.dim, "dtype": str(f.w0.dtype),
         "loss": loss.item(), "start": sha256(torch.stack([f.w0, g]).cpu().numpy().tobytes()).hexdigest(),
     }  # fmt: skip
-    options: dict[str, Any] = {"eigs": min(eigs, f.dim), "eig_tol": eig_tol, "outputs": outputs}
+    options: dict[str, Any] = {"eigs": min(eigs, f.dim), "eig_tol": eig_tol}
     options["coords"] = torch.as_tensor(coords, dtype=torch.int64, device=f.w0.device)
     walkers: dict[str, Process] = {}
     for name in chosen:
-        more = {"eig_every": every[name]} | ({"substeps": substeps, "reuse": reuse} if name == "central" else {})
+        more = {"eig_every": every[name]} | (
+            {"substeps": substeps, "reuse": reuse, "outputs": outputs} if name == "central" else {}
+        )
         first: tuple = (walkers["discrete"],) if name == "midpoint" else (f, opt)
         walkers[name] = KINDS[name](*first, **options, **more)
 
@@ -177,6 +184,8 @@ def simulate(
             for name, walker in walkers.items():
                 with _named(f"{name} at step {i}"):
                     rows[name] = walker.observe(i)
+                    if outputs is not None and rows[name]:
+                        rows[name]["outputs"] = _outputs(outputs, walker.w).tolist()
             if {"discrete", "central"} <= walkers.keys():
                 central: Any = walkers["central"]
                 rows["central"]["displacements"] = central.displacements(walkers["discrete"].w)
@@ -265,14 +274,25 @@ class _Run:
             raise ValueError(
                 f"the checkpoint {self.path} belongs to another run ({what}); delete it or name another file"
             )
-        self.records, self.seconds, self.snapshots = records, content["seconds"], content["snapshots"]
+        self.records, self.seconds = records, content["seconds"]
+        self.snapshots = {
+            name: {i: {key: x.cpu() for key, x in snapshot.items()} for i, snapshot in taken.items()}
+            for name, taken in content["snapshots"].items()
+        }
         for name, walker in self.walkers.items():
             walker.load(states[name])
         return True
 
     def tree(self) -> xr.DataTree:
         done, eigs, coords = self.done, self.identity["eigs"], self.identity["coords"]
-        nodes = {name: _dataset(rows[:done], eigs, coords) for name, rows in self.records.items() if name in KINDS}
+        outputs = max(len(row.get("outputs", ())) for rows in self.records.values() for row in (rows or [{}]))
+        nodes = {
+            name: _dataset(name, rows[:done], {"eig": eigs, "coord": len(coords), "output": outputs})
+            for name, rows in self.records.items()
+            if name in KINDS
+        }
+        if coords:
+            nodes = {name: node.assign_coords(coord=coords) for name, node in nodes.items()}
         nodes |= {f"snapshots/{name}": _stack(taken) for name, taken in self.snapshots.items() if taken}
         distances = self.records["distance"][:done]
         nodes["distance"] = xr.Dataset(
@@ -308,24 +328,21 @@ def _warm_up(f: Objective, opt: Optimizer, steps: int) -> tuple[Tensor, Tensor]:
     return walker.w, walker.nu
 
 
-def _dataset(rows: list[dict], eigs: int, coords: list[int]) -> xr.Dataset:
-    """Rows of numbers and lists as arrays, NaN where a row has none."""
+def _dataset(process: str, rows: list[dict], widths: dict[str, int]) -> xr.Dataset:
+    """Rows of numbers and lists as arrays of at least these widths, NaN where a row has none."""
     data: dict[str, Any] = {}
-    widths = {"eig": eigs, "coord": len(coords), "output": 0}
-    for row in rows:
-        for name, value in row.items():
-            if dim := VARIABLES[name][0]:
-                widths[dim] = max(widths[dim], len(value))
-    for name in dict.fromkeys((*ALWAYS, *(name for row in rows for name in row))):
-        dim, meaning = VARIABLES[name]
+    lists = [row[name] for row in rows for name in ("eigenvalues", "variances") if name in row]
+    widths = widths | {"eig": max([widths["eig"], *map(len, lists)])}
+    for name, (dim, meaning) in VARIABLES.items():
+        if (dim and not widths[dim]) or (process != "central" and name in CENTRAL):
+            continue
         fill = 0.0 if name == "variances" else np.nan  # of a list that is too short
         values = np.full((len(rows), *([widths[dim]] if dim else [])), np.nan)
         for i, row in enumerate(rows):
             if name in row:
                 values[i] = [*row[name], *[fill] * (widths[dim] - len(row[name]))] if dim else row[name]
         data[name] = (("step", dim) if dim else "step", values, {"long_name": meaning})
-    where = {"step": np.arange(len(rows))} | ({"coord": coords} if coords else {})
-    return xr.Dataset(data, coords=where)
+    return xr.Dataset(data, coords={"step": np.arange(len(rows))})
 
 
 def _stack(taken: dict[int, dict[str, Tensor]]) -> xr.Dataset:
@@ -342,20 +359,18 @@ def _stack(taken: dict[int, dict[str, Tensor]]) -> xr.Dataset:
     return xr.Dataset(data, coords={"step": list(taken)})
 
 
-def _count(outputs: Outputs | None, f: Objective) -> int:
-    """How many outputs there are."""
-    if outputs is None:
-        return 0
+def _outputs(outputs: Outputs, w: Tensor) -> Tensor:
+    """The outputs (m,) at some weights."""
     if not callable(outputs):
         raise TypeError(f"outputs is {outputs!r}; it must be a function of the weights, Tensor (n,) -> Tensor (m,)")
     with torch.no_grad():
-        values = outputs(f.w0)
+        values = outputs(w.clone())
     if not isinstance(values, Tensor) or values.ndim != 1 or not len(values):
         what = (
             f"a tensor of shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
         )
         raise ValueError(f"outputs returned {what}; it must return a tensor of shape (m,): flatten it")
-    return len(values)
+    return values
 
 
 def _signature(opt: Optimizer, steps: int) -> str:

@@ -95,6 +95,59 @@ def test_bad_outputs_are_named(outputs, error, message):
         quiet(mlp_objective(), OPT, 2, ("discrete",), outputs=outputs)
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3])
+def test_a_rescaled_loss_is_the_same_to_rmsprop(scale):
+    f = mlp_objective(width=8, examples=20)
+    scaled = Objective(lambda w: scale * f._terms[0](w), f.w0)
+    one, other = (quiet(g, OPT, 60, ("central",))["central"] for g in (f, scaled))
+    assert float(one["variances"].max()) > 0
+    np.testing.assert_allclose(other["predicted_loss"], scale * one["predicted_loss"], rtol=1e-5)
+
+
+def test_what_is_documented_is_there_even_if_nothing_came_of_it():
+    f = mlp_objective()
+    tree = quiet(f, OPT, 1, ALL, outputs=lambda w: w[:2])
+    for name in ALL:
+        assert set(tree[name].data_vars) >= {"loss", "nu_sum", "p_sum", "outputs", "variances"}
+    assert np.isnan(tree["central"]["rise"]).all()
+    assert np.isnan(tree["midpoint"]["outputs"]).all()
+
+
+def test_nu_of_scalar_rmsprop_is_summed_over_weights_too():
+    f = mlp_objective()
+    tree = quiet(f, cflows.ScalarRMSProp(0.01, 0.95), 3, ("discrete",), snapshot_every=1)
+    np.testing.assert_allclose(tree["discrete"]["nu_sum"], tree["snapshots/discrete"]["nu"].sum("weight"), rtol=1e-12)
+
+
+def test_axes_keep_their_direction_when_variances_cross():
+    f = mlp_objective(width=8, examples=20)
+    tree = quiet(f, OPT, 150, ("central",), snapshot_every=1)
+    taken = tree["snapshots/central"]
+    for i in range(60, 149):
+        (F, p), (G, _) = (
+            (s["factor"].values, OPT.preconditioner(torch.from_numpy(s["nu"].values), int(s["step"]) + 1).numpy())
+            for s in (taken.isel(step=i), taken.isel(step=i + 1))
+        )
+        F, G = (X[:, (X**2).sum(0) > 0] for X in (F, G))
+        F, G = (X / np.sqrt((p[:, None] * X**2).sum(0)) for X in (F, G))
+        overlap = F.T @ (p[:, None] * G)
+        if overlap.size:
+            nearest = overlap[abs(overlap).argmax(0), np.arange(overlap.shape[1])]
+            assert not (nearest < -0.9).any()  # an axis that can be recognised has not turned round
+
+
+def test_time_is_whole_at_whole_steps():
+    times = []
+
+    def lr(t):
+        times.append(t)
+        return 0.01
+
+    f = mlp_objective()
+    quiet(f, RMSProp(lr, 0.9), 12, ("central",), substeps=3, eigs=1)
+    assert {1.0, 2.0, 5.0, 11.0} <= set(times)
+
+
 def test_step_zero_is_before_the_first_step():
     f = mlp_objective()
     tree = quiet(f, OPT, 3, ALL, coords=[0])
@@ -189,6 +242,8 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, error):
         objective(stop_after=2), OPT, 60, ALL, checkpoint=checkpoint, **options
     )  # finished: but for a look at the start nothing is computed
     xr.testing.assert_identical(again["central"].dataset, whole["central"].dataset)
+    with pytest.raises(ValueError, match=r"another run.*outputs"):
+        quiet(objective(), OPT, 60, ALL, checkpoint=checkpoint, **options | {"outputs": lambda w: w[2:4] ** 2})
     with pytest.raises(ValueError, match=r"another run.*steps: 60 there, 61 here"):
         quiet(objective(), OPT, 61, ALL, checkpoint=checkpoint, **options)
     checkpoint.write_bytes(b"not a checkpoint")
