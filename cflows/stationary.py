@@ -171,6 +171,22 @@ def unconstrained(H: Array) -> Array:
     return P.numpy() if isinstance(H, np.ndarray) else P
 
 
+def reference(H: np.ndarray, g: np.ndarray, lr: float, **options) -> np.ndarray:
+    """p (n,) as CVXPY finds it: the program as it is written, for a few tens of weights; needs ``cvxpy``.
+
+    ``options`` go to ``cvxpy.Problem.solve``.
+    """
+    import cvxpy as cp
+
+    p = cp.Variable(len(g), nonneg=True)
+    cost = cp.sum(p)
+    for gi, pi in zip(g / lr, p, strict=True):  # zero if η is infinite
+        if gi != 0:
+            cost += gi**2 * cp.inv_pos(pi)
+    cp.Problem(cp.Minimize(cost), [2 * cp.diag(p) - H >> 0]).solve(**options)
+    return p.value
+
+
 def _certified(p: Tensor, V: Tensor, HV: Tensor, b: Tensor, tol: float, hvps: int = 0) -> Solution:
     """Values and gap of a feasible p and a V with rows of norm at most 1."""
     scale = max(p.abs().max().item(), 1e-300)

@@ -1,0 +1,167 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import hessian, mlp_objective
+
+from cflows import ConvergenceError, DivergenceError, stationary
+
+
+def problem(seed):
+    """A random H (definite, indefinite, low rank, negative diagonal) with g, and a learning rate from tiny to infinite."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 16))
+    A = rng.standard_normal((n, n))
+    H = [A @ A.T / n, (A + A.T) / 2, A[:, :2] @ A[:, :2].T, (A + A.T) / 4 - np.diag(rng.uniform(0, 2, n))][seed % 4]
+    g = rng.standard_normal(n) * 10.0 ** rng.uniform(-2, 0, n)
+    return H, g, [math.inf, 1e-3, 0.1, 1.0, 10.0, 1e3][seed % 6]
+
+
+def value(p, g, lr):
+    return p.sum() + ((g / lr) ** 2 / p)[g / lr != 0].sum()
+
+
+def feasible(p, H):
+    return np.linalg.eigvalsh(2 * np.diag(p) - H)[0] >= -1e-7 * abs(H).max()
+
+
+@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("products", [False, True])
+def test_against_cvxpy(seed, products):
+    H, g, lr = problem(seed)
+    matrix = torch.from_numpy(H)
+    s = stationary.solve((lambda V: matrix @ V) if products else H, g, lr)
+    assert feasible(s.p, H)
+    assert s.gap <= 1e-7
+    twin = stationary.reference(H, g, lr, solver="CLARABEL")
+    assert s.primal == pytest.approx(value(twin, g, lr), rel=1e-6, abs=1e-7)
+    assert s.primal == pytest.approx(value(s.p, g, lr), rel=1e-9)
+    Z = s.factor @ s.factor.T / 2
+    assert (np.diag(Z) <= 0.5 + 1e-12).all()
+    dual = np.vdot(Z, H) + 2 * np.sum(abs(g) / lr * np.sqrt(np.maximum(1 - 2 * np.diag(Z), 0)))
+    assert s.dual == pytest.approx(dual, rel=1e-9, abs=1e-12)
+    if math.isfinite(lr):  # the objective is strictly convex where there is a gradient
+        curved = 2 * (g / lr) ** 2 / s.p**3 * s.p.max() > 1e-2
+        np.testing.assert_allclose(s.p[curved], twin[curved], rtol=1e-3)
+
+
+@pytest.mark.parametrize("products", [False, True])
+@pytest.mark.parametrize("lr", [0.3, math.inf])
+def test_diagonal_hessian(products, lr):
+    h, g = np.array([2.0, 0.5, -1.0, 0.0, 3.0]), np.array([0.1, 0.5, 0.2, 0.3, 0.0])
+    H = torch.diag(torch.from_numpy(h))
+    s = stationary.solve((lambda V: H @ V) if products else H.numpy(), g, lr)
+    np.testing.assert_allclose(s.p, np.maximum(g / lr, np.maximum(h, 0) / 2), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(s.primal, value(np.maximum(g / lr, np.maximum(h, 1e-300) / 2), g, lr), rtol=1e-6)
+
+
+def test_two_weights():
+    """tr P̂ = (h₁₁ + h₂₂) / 2 + |h₁₂| if both diagonal entries are at least |h₁₂|."""
+    for off in (-0.7, 0.0, 0.3):
+        s = stationary.solve(np.array([[1.0, off], [off, 2.0]]), np.ones(2), math.inf)
+        assert s.p.sum() == pytest.approx(1.5 + abs(off), rel=1e-6)
+
+
+def test_it_is_where_nu_stands_still():
+    """ν̄ = g² + 4p² ⊙ diag Σ̄ with Σ̄ = (η²/4) VVᵀ, and HΣ̄ = 2PΣ̄, on a small network."""
+    f, lr = mlp_objective(), 0.02
+    g = f.value_and_grad(f.w0)[1].numpy()
+    H = hessian(f, f.w0)
+    s = stationary.solve(H, g, lr, tol=1e-11)
+    Sigma = lr**2 / 4 * s.factor @ s.factor.T
+    np.testing.assert_allclose(g**2 + 4 * s.p**2 * np.diag(Sigma), s.nu, rtol=1e-3)
+    np.testing.assert_allclose(H @ Sigma, 2 * s.p[:, None] * Sigma, atol=1e-4 * abs(H @ Sigma).max())
+
+
+@pytest.mark.parametrize("products", [False, True])
+def test_degenerate_cases(products):
+    def solve(H, g, lr):
+        matrix = torch.from_numpy(H)
+        return stationary.solve((lambda V: matrix @ V) if products else H, g, lr)
+
+    g = np.array([0.1, 0.0, 0.2])
+    none = solve(np.zeros((3, 3)), g, math.inf)
+    assert (none.p == 0).all()
+    assert none.gap == 0
+    assert (none.nu == 0).all()
+    alone = solve(np.zeros((3, 3)), g, 0.5)
+    np.testing.assert_allclose(alone.p, g / 0.5, atol=1e-6)
+    assert (solve(-np.eye(3), g, math.inf).p == 0).all()
+    one = solve(np.array([[3.0]]), np.array([0.1]), 1.0)
+    np.testing.assert_allclose(one.p, [1.5], rtol=1e-6)
+    mixed = solve(np.diag([-1.0, 2.0, 0.0]), g, 0.1)
+    np.testing.assert_allclose(mixed.p, [1.0, 1.0, 2.0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_type_follows_the_gradient(dtype):
+    H = torch.tensor([[1.0, 0.5], [0.5, 2.0]], dtype=dtype)
+    for hessian in (H, lambda V: H @ V):
+        s = stationary.solve(hessian, torch.ones(2, dtype=dtype), 1.0)
+        assert s.p.dtype == s.nu.dtype == s.factor.dtype == dtype
+    assert isinstance(stationary.solve(H.double().numpy(), np.ones(2), 1.0).p, np.ndarray)
+
+
+def test_low_rank_at_some_size():
+    rng = np.random.default_rng(0)
+    n = 3000
+    R = torch.from_numpy(rng.standard_normal((n, 5))) * torch.tensor([3.0, 2, 1, 1, 1])
+    d = torch.from_numpy(rng.uniform(0, 1, n))
+    g = rng.standard_normal(n)
+    products = 0
+
+    def hvp(V):
+        nonlocal products
+        products += V.shape[1]
+        return d[:, None] * V + R @ (R.T @ V) / n
+
+    s = stationary.solve(hvp, g, 3.0, tol=1e-6)
+    assert s.gap <= 1e-6
+    assert s.hvps == products
+    again = stationary.solve(hvp, g, 3.0, start=s.factor, tol=1e-6)
+    assert again.hvps < s.hvps / 4
+
+
+def test_what_is_not_success_is_said():
+    H = torch.from_numpy(problem(1)[0])
+    g = torch.ones(len(H), dtype=torch.float64)
+    with pytest.raises(ConvergenceError, match="products were spent") as caught:
+        stationary.solve(lambda V: H @ V, g, 1.0, max_products=5, tol=1e-12)
+    s = caught.value.solution
+    assert not s.converged
+    assert 0 < s.gap < math.inf
+    assert feasible(s.p.numpy(), H.numpy())
+    assert not stationary.solve(lambda V: H @ V, g, 1.0, max_products=5, tol=1e-12, throw=False).converged
+    with pytest.raises(DivergenceError, match="not finite"):
+        stationary.solve(lambda V: V * math.nan, g, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("hessian", "grad", "lr", "error", "message"),
+    [
+        (np.eye(2), np.ones(2), 0.0, ValueError, "lr is 0.0"),
+        (np.eye(2), np.ones(2), math.nan, ValueError, "lr is nan"),
+        (np.eye(3), np.ones(2), 1.0, ValueError, r"hessian has shape \(3, 3\)"),
+        (np.array([[1.0, 2.0], [0.0, 1.0]]), np.ones(2), 1.0, ValueError, "not symmetric"),
+        (np.eye(2) * math.nan, np.ones(2), 1.0, ValueError, "hessian holds"),
+        (np.eye(2), np.array([1.0, math.inf]), 1.0, ValueError, "grad holds"),
+        (np.eye(2), np.array([1, 2]), 1.0, TypeError, "convert it to floats"),
+        (np.eye(2), [1.0, 2.0], 1.0, TypeError, "grad is a list"),
+    ],
+)
+def test_bad_input_is_named(hessian, grad, lr, error, message):
+    with pytest.raises(error, match=message):
+        stationary.solve(hessian, grad, lr)
+
+
+def test_unconstrained_against_cvxpy():
+    import cvxpy as cp
+
+    A = np.random.default_rng(0).standard_normal((5, 5))
+    for H in ((A + A.T) / 2, A @ A.T):
+        P = cp.Variable((5, 5), PSD=True)
+        cp.Problem(cp.Minimize(cp.trace(P)), [2 * P - H >> 0]).solve(solver="CLARABEL")
+        np.testing.assert_allclose(stationary.unconstrained(H), P.value, atol=1e-6 * abs(H).max())
+    np.testing.assert_allclose(stationary.unconstrained(A @ A.T), A @ A.T / 2, rtol=1e-10, atol=1e-12)
+    assert isinstance(stationary.unconstrained(torch.eye(2)), torch.Tensor)
