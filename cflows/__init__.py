@@ -1,6 +1,6 @@
 """Central flows: what an optimizer at the edge of stability does on average (arXiv 2410.24206)."""
 
-from . import data, experiments, quadratic, sdcp
+from . import data, experiments, quadratic, sdcp, stationary
 from .errors import ConvergenceError, DivergenceError
 from .objective import Objective
 from .optimizers import GradientDescent, RMSProp, ScalarRMSProp
@@ -18,4 +18,5 @@ __all__ = [
     "quadratic",
     "sdcp",
     "simulate",
+    "stationary",
 ]

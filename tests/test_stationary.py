@@ -7,9 +7,11 @@ from conftest import hessian, mlp_objective
 
 from cflows import ConvergenceError, DivergenceError, stationary
 
+TIGHT = {"solver": "CLARABEL", "tol_gap_abs": 1e-9, "tol_gap_rel": 1e-9, "tol_feas": 1e-9}
+
 
 def problem(seed):
-    """A random H (definite, indefinite, low rank, negative diagonal) with g, and a learning rate from tiny to infinite."""
+    """A random H (definite, indefinite, low rank, negative diagonal), g, and η from tiny to infinite."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(2, 16))
     A = rng.standard_normal((n, n))
@@ -33,17 +35,18 @@ def test_against_cvxpy(seed, products):
     matrix = torch.from_numpy(H)
     s = stationary.solve((lambda V: matrix @ V) if products else H, g, lr)
     assert feasible(s.p, H)
-    assert s.gap <= 1e-7
-    twin = stationary.reference(H, g, lr, solver="CLARABEL")
+    assert s.gap <= (1e-6 if products else 1e-7)
+    twin = stationary.reference(H, g, lr, **TIGHT)
     assert s.primal == pytest.approx(value(twin, g, lr), rel=1e-6, abs=1e-7)
     assert s.primal == pytest.approx(value(s.p, g, lr), rel=1e-9)
     Z = s.factor @ s.factor.T / 2
     assert (np.diag(Z) <= 0.5 + 1e-12).all()
     dual = np.vdot(Z, H) + 2 * np.sum(abs(g) / lr * np.sqrt(np.maximum(1 - 2 * np.diag(Z), 0)))
     assert s.dual == pytest.approx(dual, rel=1e-9, abs=1e-12)
-    if math.isfinite(lr):  # the objective is strictly convex where there is a gradient
-        curved = 2 * (g / lr) ** 2 / s.p**3 * s.p.max() > 1e-2
-        np.testing.assert_allclose(s.p[curved], twin[curved], rtol=1e-3)
+    if math.isfinite(lr) and not products:  # where (g/η)²/p weighs something, a small gap determines p
+        p = stationary.solve(H, g, lr, tol=1e-10).p
+        determined = (g / lr) ** 2 / p > 1e-2 * s.primal
+        np.testing.assert_allclose(p[determined], twin[determined], rtol=1e-4)
 
 
 @pytest.mark.parametrize("products", [False, True])
@@ -97,8 +100,8 @@ def test_degenerate_cases(products):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_type_follows_the_gradient(dtype):
     H = torch.tensor([[1.0, 0.5], [0.5, 2.0]], dtype=dtype)
-    for hessian in (H, lambda V: H @ V):
-        s = stationary.solve(hessian, torch.ones(2, dtype=dtype), 1.0)
+    for given in (H, lambda V: H @ V):
+        s = stationary.solve(given, torch.ones(2, dtype=dtype), 1.0)
         assert s.p.dtype == s.nu.dtype == s.factor.dtype == dtype
     assert isinstance(stationary.solve(H.double().numpy(), np.ones(2), 1.0).p, np.ndarray)
 
