@@ -180,7 +180,7 @@ def reference(H: np.ndarray, g: np.ndarray, lr: float, **options) -> np.ndarray:
 
     scale = max(np.linalg.eigvalsh(H)[-1], abs(g).max() / lr)
     p, b = cp.Variable(len(g), nonneg=True), g / lr / scale  # b = 0 if η is infinite
-    cost = cp.sum(p) + sum(cp.quad_over_lin(bi, pi) for bi, pi in zip(b, p, strict=True) if bi != 0)
+    cost = cp.sum([p[i] + (cp.quad_over_lin(b[i], p[i]) if b[i] else 0) for i in range(len(g))])
     cp.Problem(cp.Minimize(cost), [2 * cp.diag(p) - H / scale >> 0]).solve(**options)
     return scale * p.value
 
