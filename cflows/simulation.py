@@ -50,9 +50,9 @@ VARIABLES = {  # what a process records at every step: its dimension besides ste
     "nu_growth": ("", "rate at which the growth of ν lowers them: ⟨X, B₂[X]⟩ / tr X"),
 }
 CENTRAL = {  # those that only the central flow has
-    *("predicted_grad_norm_sq", "predicted_grad_sq", "predicted_outputs", "output_deviations"),
-    *("displacements", "rise", "curvature_reduction", "nu_growth"),
-}
+    "predicted_grad_norm_sq", "predicted_grad_sq", "predicted_outputs", "output_deviations",
+    "displacements", "rise", "curvature_reduction", "nu_growth",
+}  # fmt: skip
 SNAPSHOTS = {"discrete", "central"}  # processes of which snapshots are taken
 
 
@@ -115,7 +115,7 @@ def simulate(
     snapshot_every : int
         Steps between two snapshots of all of w, ν and g² of the optimizer and the central flow; 0: none. A snapshot
         takes six vectors (n,) and one for each critical eigenvalue, in memory and in the checkpoint: with 24,860
-        weights in float32 and three eigenvalues, 0.9 MB. All else takes about 2 kB for each step and four processes.
+        weights in float32 and three eigenvalues, 0.9 MB. All else takes less than 2 kB a step in the result.
     checkpoint : path, optional
         File that holds the state of the run; if it is there, the run goes on from it. Written every
         ``checkpoint_every`` seconds, at the end, and whenever an error or an interruption ends the run early.

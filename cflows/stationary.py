@@ -36,7 +36,8 @@ class Solution:
     Attributes
     ----------
     p : array (n,)
-        Diagonal of P, feasible: H ⪯ 2P.
+        Diagonal of P, feasible: H ⪯ 2P. For products with H this rests on the largest eigenvalue of P⁻¹H that the
+        eigensolver found, taken to be larger by its residual; for a dense H on a Cholesky factorisation.
     nu : array (n,)
         (ηp)²; infinite where p > 0 if η is.
     factor : array (n, r)
@@ -228,7 +229,8 @@ def _dense(H: Float[Tensor, "n n"], b: Float[Tensor, "n"], tol: float) -> Soluti
 
     p = torch.maximum(H.abs().sum(1), b) + 0.1
     mu = 0.1
-    best: Solution | None = None
+    nothing = b.new_zeros(n, 0)
+    best = _certified(p, nothing, nothing, b, tol)
     for _ in range(200):
         here, L = barrier(p, mu)
         S = torch.cholesky_solve(eye, L)  # (2P - H)⁻¹
@@ -240,7 +242,7 @@ def _dense(H: Float[Tensor, "n n"], b: Float[Tensor, "n"], tol: float) -> Soluti
         last = 0.25 * tol * float(p.sum()) / n
         if near and mu <= last:  # what Z is to first order after the step satisfies the dual's constraints
             point = _certified(p, *_dual_factor(H, mu * (S - 2 * (S * step) @ S), tol), b, tol)
-            best = point if best is None or point.gap < best.gap else best
+            best = point if point.gap < best.gap else best
             if best.converged or mu < 1e-3 * last:
                 break
         length = 1.0
@@ -248,10 +250,8 @@ def _dense(H: Float[Tensor, "n n"], b: Float[Tensor, "n"], tol: float) -> Soluti
             length /= 2
         p = p + length * step
         mu = 0.1 * mu if near or length <= 1e-8 else mu
-    assert best is not None
-    return replace(
-        best, p=best.p * scale, primal=best.primal * scale, dual=best.dual * scale, message="rounding errors"
-    )
+    message = "" if best.converged else "rounding errors stand in the way of a smaller one"
+    return replace(best, p=best.p * scale, primal=best.primal * scale, dual=best.dual * scale, message=message)
 
 
 # For products with H: the dual over points on spheres.
@@ -301,7 +301,7 @@ def _low_rank(
             message = (
                 "" if point.converged else f"{spent} Hessian-vector products were spent; allow more, or start nearer"
             )
-            return replace(best, hvps=spent, converged=best.gap <= tol, message=message)
+            return replace(best, hvps=spent, message=message)
         u = pairs.U[:, 0]
         basis = torch.linalg.qr(p.sqrt()[:, None] * V).Q
         outside = 1 - float((basis.T @ (p.sqrt() * u)).square().sum())  # share of u that the columns of V do not have
@@ -330,13 +330,11 @@ class _Ascent:
         return self.Y.detach()[:, :-1].clone()
 
     def closure(self) -> Tensor:
-        with torch.no_grad():
-            norm = self.Y.norm(dim=1, keepdim=True)
-            N = self.Y / norm
-            V, s = N[:, :-1], N[:, -1]
-            HV = self.product(V)
-            value = -((V * HV).sum() / 2 + 2 * (self.b * s).sum())
-            slope = -torch.cat([HV, 2 * self.b[:, None]], dim=1)
-            slope = (slope - N * (slope * N).sum(1, keepdim=True)) / norm
-            self.Y.grad = slope
-        return value
+        Y = self.Y.detach()
+        norm = Y.norm(dim=1, keepdim=True)
+        N = Y / norm
+        V, s = N[:, :-1], N[:, -1]
+        HV = self.product(V)
+        slope = -torch.cat([HV, 2 * self.b[:, None]], dim=1)
+        self.Y.grad = (slope - N * (slope * N).sum(1, keepdim=True)) / norm
+        return -((V * HV).sum() / 2 + 2 * (self.b * s).sum())

@@ -106,6 +106,16 @@ def test_type_follows_the_gradient(dtype):
     assert isinstance(stationary.solve(H.double().numpy(), np.ones(2), 1.0).p, np.ndarray)
 
 
+def test_products_of_an_objective():
+    """`Objective.hvp` differentiates anew at each call, and has to be allowed to."""
+    f, lr = mlp_objective(), 0.02
+    g = f.value_and_grad(f.w0)[1]
+    s = stationary.solve(lambda V: f.hvp(f.w0, V), g, lr)
+    dense = stationary.solve(hessian(f, f.w0), g.numpy(), lr)
+    assert s.primal == pytest.approx(dense.primal, rel=1e-6)
+    assert feasible(s.p.numpy(), hessian(f, f.w0))
+
+
 def test_low_rank_at_some_size():
     rng = np.random.default_rng(0)
     n = 3000
