@@ -128,7 +128,7 @@ def top_eigenpairs(
     MQ = p.new_empty(n, 0)
     products, searched = 0, False
     while True:
-        block = _orthonormalise(block, Q)[:, : n - Q.shape[1]]
+        block = orthonormalise(block, Q)[:, : n - Q.shape[1]]
         exhausted = block.shape[1] == 0  # the basis spans an invariant subspace
         Q = torch.cat([Q, block], dim=1)
         MQ = torch.cat([MQ, hvp(block / root) / root], dim=1)
@@ -167,7 +167,7 @@ def top_eigenpairs(
         searched = True
 
 
-def _orthonormalise(block: Tensor, Q: Tensor) -> Tensor:
+def orthonormalise(block: Tensor, Q: Tensor) -> Tensor:
     """Orthonormal basis of the block's part outside span Q (twice is enough: Giraud et al., 2005)."""
     block = torch.linalg.qr(block - Q @ (Q.T @ block)).Q
     block = block - Q @ (Q.T @ block)

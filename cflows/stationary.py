@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .eigen import top_eigenpairs
+from .eigen import Eigenpairs, orthonormalise, top_eigenpairs
 from .errors import ConvergenceError, DivergenceError
 
 Array = Any  # torch.Tensor or numpy.ndarray, as the input
@@ -73,7 +73,7 @@ def solve(
     start: Array | None = None,
     tol: float | None = None,
     max_rank: int | None = None,
-    max_products: int = 5000,
+    max_products: int = 10_000,
     throw: bool = True,
 ) -> Solution:
     """The stationary preconditioner P̄ of RMSProp, or P̂ for ``lr=math.inf``.
@@ -91,7 +91,7 @@ def solve(
     tol : float, optional
         Relative duality gap to reach: by default 1e-7 for a dense H; for products 1e-6, or 1e-4 in float32.
     max_rank : int, optional
-        Largest r to try with products (default: √(2n), which always suffices).
+        Largest number of columns of V to try with products (default: √(2n), which always suffices).
     max_products : int
         Hessian-vector products after which to give up.
     throw : bool
@@ -125,10 +125,10 @@ def solve(
     b = g.abs() / lr  # zero if η is infinite
     if callable(hessian):
         tol = (1e-4 if g.dtype == torch.float32 else 1e-6) if tol is None else tol
-        V0 = None if start is None else torch.as_tensor(start, dtype=g.dtype, device=g.device)
+        V0 = None if start is None else torch.as_tensor(start, dtype=torch.float64, device=g.device)
         if V0 is not None and (V0.ndim != 2 or len(V0) != len(g)):
             raise ValueError(f"start has shape {tuple(V0.shape)}; with {len(g)} weights it must be ({len(g)}, r)")
-        found = _low_rank(hessian, b, V0, tol, max_rank or math.ceil(math.sqrt(2 * len(g))), max_products)
+        found = _low_rank(hessian, g, b.double(), V0, tol, max_rank or math.ceil(math.sqrt(2 * len(g))), max_products)
     else:
         H = torch.as_tensor(hessian, device=g.device)
         if H.shape != (len(g), len(g)):
@@ -257,84 +257,156 @@ def _dense(H: Float[Tensor, "n n"], b: Float[Tensor, "n"], tol: float) -> Soluti
 # For products with H: the dual over points on spheres.
 
 
-def _low_rank(
-    hvp: Callable[[Tensor], Tensor], b: Float[Tensor, "n"], start: Tensor | None, tol: float, max_rank: int, limit: int
-) -> Solution:
-    """Maximise ½⟨V, HV⟩ + 2 Σ bᵢ sᵢ over rows (vᵢ, sᵢ) on the sphere with L-BFGS, until a certificate holds.
+class _Hessian:
+    """Products with H that are remembered: H stands still, so only what is outside their span costs anything.
 
-    At a critical point p = √(b² + ¼ (HV)ᵢ²) is the multiplier. Where P⁻¹H has an eigenvalue above 2, its eigenvector is
-    a direction of ascent and becomes a further column.
+    ``product`` is H. ``model`` is what is known of it, H less its block on the complement of that span; it is free.
     """
-    n, spent = len(b), 0
 
-    def product(V: Tensor) -> Tensor:
-        nonlocal spent
-        spent += V.shape[1]
-        HV = hvp(V)
+    MOST = 200  # vectors to remember
+
+    def __init__(self, hvp: Callable[[Tensor], Tensor], like: Tensor, negligible: float):
+        self.hvp, self.like, self.spent = hvp, like, 0
+        self.negligible = max(negligible, 30 * torch.finfo(like.dtype).eps)
+        self.Q = self.HQ = torch.zeros(len(like), 0, dtype=torch.float64, device=like.device)
+        self.A = self.Q.T @ self.HQ
+
+    @property
+    def full(self) -> bool:
+        return self.MOST <= self.Q.shape[1] < len(self.Q)
+
+    def product(self, V: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+        if self.full:
+            return self._new(V)
+        inside = self.Q.T @ V
+        outside = V - self.Q @ inside
+        new = outside[:, outside.norm(dim=0) > self.negligible * V.norm(dim=0)]
+        new = orthonormalise(new / new.norm(dim=0), self.Q)[:, : len(V) - self.Q.shape[1]]
+        if new.shape[1]:
+            self.Q, self.HQ = torch.cat([self.Q, new], dim=1), torch.cat([self.HQ, self._new(new)], dim=1)
+            A = self.Q.T @ self.HQ
+            self.A = (A + A.T) / 2
+            inside = self.Q.T @ V
+        return self.HQ @ inside
+
+    def model(self, V: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+        inside = self.Q.T @ V
+        return self.HQ @ inside + self.Q @ (self.HQ.T @ V - self.A @ inside)
+
+    def _new(self, V: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+        self.spent += V.shape[1]
+        HV = self.hvp(V.to(self.like.dtype)).to(V.dtype)
         if not HV.isfinite().all():
             raise DivergenceError("a product with the Hessian is not finite: the loss has overflowed at these weights")
         return HV
 
-    if start is None:
-        start = torch.as_tensor(
-            np.random.default_rng(n).standard_normal((n, min(3, n))), dtype=b.dtype, device=b.device
-        )
-        start = start / start.norm(dim=1, keepdim=True) / 2
-    V, chunk = start, 10
-    ascent: _Ascent | None = None
+
+def _low_rank(
+    hvp: Callable[[Tensor], Tensor],
+    like: Float[Tensor, "n"],
+    b: Float[Tensor, "n"],
+    start: Tensor | None,
+    tol: float,
+    max_rank: int,
+    limit: int,
+) -> Solution:
+    """Maximise ½⟨V, HV⟩ + 2 Σ bᵢ sᵢ over rows (vᵢ, sᵢ) on the sphere with L-BFGS, until a certificate holds.
+
+    What is known of H stands in for it while V is sought; H is asked for products with that V, then with what the
+    eigensolver wants to certify it. At a critical point p = √(b² + ¼ (HV)ᵢ²) is the multiplier. Where P⁻¹H has an
+    eigenvalue above 2, its eigenvector is a direction of ascent and becomes a further column.
+    """
+    n = len(b)
+    random = torch.as_tensor(np.random.default_rng(n).standard_normal((n, 4)), dtype=b.dtype, device=b.device)
+    V = random[:, :3] / random[:, :3].norm(dim=1, keepdim=True) / 2 if start is None else start
+    V, spare = V[:, :n], random[:, 3:]
+    H = _Hessian(hvp, like, 1e-3 * tol)
+    H.product(V)
     best: Solution | None = None
+    gap, stalled = 1.0, 0
     while True:
-        ascent = ascent or _Ascent(product, V, b)
-        V = ascent.run(chunk)
-        HV = product(V)
+        V = _ascend(H.product if H.full else H.model, V, b, 0.02 * max(gap, tol))
+        HV = H.product(V)
         p = (b.square() + HV.square().sum(1) / 4).sqrt()
         p = p.clamp(min=1e-6 * float(p.mean()) or 1.0)
-        pairs = top_eigenpairs(product, p, 1, V, tol=max(tol / 4, 1e-5), max_products=100, throw=False)
-        top, residual = float(pairs.values[0]), float(pairs.residuals[0])
-        if not b.any() and top + residual <= 0:  # nothing to hold down
-            p, V, HV, factor = 0 * p, 0 * V, 0 * HV, 1.0
-        else:
-            factor = max(1.0, (top + residual) / 2)
-        point = _certified(p * factor, V, HV, b, tol, spent)
-        best = point if best is None or point.gap < best.gap else best
-        if point.converged or spent >= limit:
-            message = (
-                "" if point.converged else f"{spent} Hessian-vector products were spent; allow more, or start nearer"
-            )
-            return replace(best, hvps=spent, message=message)
-        u = pairs.U[:, 0]
+        tight = max(gap / 3, tol / 4, 1e-5)
+        pairs = _eigenpairs(H, p, 1 if H.full else min(V.shape[1], n), torch.cat([V, spare], dim=1), tight)
+        point = _certificate(p, V, HV, b, tol, pairs.values[:1] + pairs.residuals[:1])
+        loose = 0.1
+        while point.converged:  # look beyond, from the spare too, until nothing above 2 can be hidden there
+            k = min(V.shape[1] + 1, n)
+            pairs = _eigenpairs(H, p, k, pairs.start, loose)
+            unclear = pairs.residuals > ((2 - pairs.values) / 3).clamp(min=tol)
+            point = _certificate(p, V, HV, b, tol, pairs.values + pairs.residuals)
+            if loose <= max(tol / 4, 1e-5) or not unclear.any():
+                break
+            loose /= 4
+        spare, gap = pairs.spare, point.gap
+        stalled = 0 if best is None or gap < 0.99 * best.gap else stalled + 1
+        best = point if best is None or gap < best.gap else best
+        top = float(pairs.values[0])
         basis = torch.linalg.qr(p.sqrt()[:, None] * V).Q
-        outside = 1 - float((basis.T @ (p.sqrt() * u)).square().sum())  # share of u that the columns of V do not have
-        chunk = math.ceil(1.5 * chunk)
-        if top > 2 and outside > 0.5 and V.shape[1] < max_rank:
-            V, ascent, chunk = torch.cat([V, 0.3 * (u / u.abs().max())[:, None]], dim=1), None, 10
+        U = pairs.U[:, pairs.values > 2]
+        outside = 1 - (basis.T @ (p.sqrt()[:, None] * U)).square().sum(0)  # share of each that the columns of V lack
+        U = U[:, outside > 0.5]
+        if point.converged:
+            message = ""
+        elif H.spent >= limit:
+            message = f"{H.spent} Hessian-vector products were spent; allow more (max_products), or start nearer"
+        elif stalled < 10:
+            U = U[:, : max_rank - V.shape[1]]
+            V = torch.cat([V, 0.3 * U / U.abs().amax(0)], dim=1)
+            continue
+        elif U.shape[1] and V.shape[1] >= max_rank:
+            message = f"λ_max(P⁻¹H) is still {top:.6g} at rank {max_rank}, the largest allowed; allow more (max_rank)"
+        else:
+            message = f"it does not get better, and λ_max(P⁻¹H) is {top:.6g}; {like.dtype} may not allow more"
+        return replace(best, hvps=H.spent, message=message)
 
 
-class _Ascent:
-    """L-BFGS over the rows (vᵢ, sᵢ), normalised."""
+def _eigenpairs(H: _Hessian, p: Float[Tensor, "n"], k: int, guess: Float[Tensor, "n j"], tol: float) -> Eigenpairs:
+    return top_eigenpairs(H.product, p, k, guess, tol, max_products=100, throw=False)
 
-    def __init__(self, product: Callable[[Tensor], Tensor], V: Float[Tensor, "n r"], b: Float[Tensor, "n"]):
-        self.product, self.b = product, b
-        s = (1 - V.square().sum(1, keepdim=True)).clamp(min=1e-12).sqrt()
-        self.Y = torch.cat([V, s], dim=1).requires_grad_()
-        self.optimizer = torch.optim.LBFGS(
-            [self.Y], history_size=20, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
-        )
 
-    def run(self, iterations: int) -> Float[Tensor, "n r"]:
-        """Go on for some iterations; returns V."""
-        self.optimizer.param_groups[0] |= {"max_iter": iterations, "max_eval": 2 * iterations}
-        self.optimizer.step(self.closure)
-        with torch.no_grad():
-            self.Y /= self.Y.norm(dim=1, keepdim=True)
-        return self.Y.detach()[:, :-1].clone()
+def _certificate(
+    p: Float[Tensor, "n"],
+    V: Float[Tensor, "n r"],
+    HV: Float[Tensor, "n r"],
+    b: Float[Tensor, "n"],
+    tol: float,
+    bounds: Tensor,
+) -> Solution:
+    """That of p, made feasible with bounds of the eigenvalues of P⁻¹H."""
+    top = float(bounds.max())
+    if not b.any() and top <= 0:  # nothing to hold down
+        p, V, HV = 0 * p, 0 * V, 0 * HV
+    return _certified(p * max(1.0, top / 2), V, HV, b, tol)
 
-    def closure(self) -> Tensor:
-        Y = self.Y.detach()
-        norm = Y.norm(dim=1, keepdim=True)
-        N = Y / norm
+
+def _ascend(
+    product: Callable[[Tensor], Tensor], V: Float[Tensor, "n r"], b: Float[Tensor, "n"], tol: float
+) -> Float[Tensor, "n r"]:
+    """L-BFGS over the rows (vᵢ, sᵢ), normalised, until some iterations add no more than a share ``tol`` to the dual."""
+    s = (1 - V.square().sum(1, keepdim=True)).clamp(min=1e-12).sqrt()
+    Y = torch.cat([V, s], dim=1).requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [Y], max_iter=20, history_size=20, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
+    )
+
+    def closure() -> Tensor:
+        norm = Y.detach().norm(dim=1, keepdim=True)
+        N = Y.detach() / norm
         V, s = N[:, :-1], N[:, -1]
-        HV = self.product(V)
-        slope = -torch.cat([HV, 2 * self.b[:, None]], dim=1)
-        self.Y.grad = (slope - N * (slope * N).sum(1, keepdim=True)) / norm
-        return -((V * HV).sum() / 2 + 2 * (self.b * s).sum())
+        HV = product(V)
+        slope = -torch.cat([HV, 2 * b[:, None]], dim=1)
+        Y.grad = (slope - N * (slope * N).sum(1, keepdim=True)) / norm
+        return -((V * HV).sum() / 2 + 2 * (b * s).sum())
+
+    before = math.inf
+    for _ in range(25):
+        optimizer.step(closure)
+        after = float(closure())
+        if before - after <= tol * abs(after):
+            break
+        before = after
+    return (Y.detach() / Y.detach().norm(dim=1, keepdim=True))[:, :-1].clone()
