@@ -325,22 +325,23 @@ def _low_rank(
     best: Solution | None = None
     gap, stalled = 1.0, 0
     while True:
-        V = _ascend(H.product if H.full else H.model, V, b, 0.02 * max(gap, tol))
+        V = _ascend(H.product if H.full else H.model, V, b, 0.02 * max(gap, tol) / 10**stalled)
         HV = H.product(V)
         p = (b.square() + HV.square().sum(1) / 4).sqrt()
         p = p.clamp(min=1e-6 * float(p.mean()) or 1.0)
-        tight = max(gap / 3, tol / 4, 1e-5)
-        pairs = _eigenpairs(H, p, 1 if H.full else min(V.shape[1], n), torch.cat([V, spare], dim=1), tight)
-        point = _certificate(p, V, HV, b, tol, pairs.values[:1] + pairs.residuals[:1])
-        loose = 0.1
-        while point.converged:  # look beyond, from the spare too, until nothing above 2 can be hidden there
-            k = min(V.shape[1] + 1, n)
-            pairs = _eigenpairs(H, p, k, pairs.start, loose)
-            unclear = pairs.residuals > ((2 - pairs.values) / 3).clamp(min=tol)
-            point = _certificate(p, V, HV, b, tol, pairs.values + pairs.residuals)
-            if loose <= max(tol / 4, 1e-5) or not unclear.any():
-                break
-            loose /= 4
+        k = 1 if H.full else min(V.shape[1], n)
+        tight = max(tol / 4, 100 * torch.finfo(like.dtype).eps)
+        pairs = _eigenpairs(H, p, k, torch.cat([V, spare], dim=1), max(gap / 3, tight))
+        point = _certificate(p, V, HV, b, tol, pairs, 1)
+        if point.converged:  # look beyond, from the spare too, until nothing above 2 can be hidden there
+            loose, k = 0.1, min(V.shape[1] + 1, n)
+            while True:
+                pairs = _eigenpairs(H, p, k, pairs.start, loose)
+                unclear = pairs.residuals > ((2 - pairs.values) / 3).clamp(min=tol / 2)
+                if loose <= tight or not unclear.any():
+                    break
+                loose, k = max(loose / 4, tight), int(unclear.nonzero()[-1]) + 1
+            point = _certificate(p, V, HV, b, tol, pairs, k)
         spare, gap = pairs.spare, point.gap
         stalled = 0 if best is None or gap < 0.99 * best.gap else stalled + 1
         best = point if best is None or gap < best.gap else best
@@ -365,7 +366,7 @@ def _low_rank(
 
 
 def _eigenpairs(H: _Hessian, p: Float[Tensor, "n"], k: int, guess: Float[Tensor, "n j"], tol: float) -> Eigenpairs:
-    return top_eigenpairs(H.product, p, k, guess, tol, max_products=100, throw=False)
+    return top_eigenpairs(H.product, p, k, guess, tol, max_products=100 + 10 * k, throw=False)
 
 
 def _certificate(
@@ -374,17 +375,30 @@ def _certificate(
     HV: Float[Tensor, "n r"],
     b: Float[Tensor, "n"],
     tol: float,
-    bounds: Tensor,
+    pairs: Eigenpairs,
+    k: int,
 ) -> Solution:
-    """That of p, made feasible with bounds of the eigenvalues of P⁻¹H."""
-    top = float(bounds.max())
-    if not b.any() and top <= 0:  # nothing to hold down
-        p, V, HV = 0 * p, 0 * V, 0 * HV
-    return _certified(p * max(1.0, top / 2), V, HV, b, tol)
+    """That of p, raised until it is feasible, by the first k of the eigenpairs of P⁻¹H.
+
+    With P-orthonormal eigenvectors u, H ⪯ 2P + Σ (λ - 2)₊ zzᵀ, z = Pu. And zzᵀ ⪯ ‖z‖₁ diag|z|, whose trace ‖z‖₁² is at
+    most that of P: raising p where z is, costs no more than raising all of it. Residuals, and what is not known to be
+    below 2, are left to that.
+    """
+    values, residuals = pairs.values[:k], pairs.residuals[:k]
+    if not b.any() and float((values + residuals).max()) <= 0:  # nothing to hold down
+        return _certified(0 * p, 0 * V, 0 * HV, b, tol)
+    Z = (p[:, None] * pairs.U[:, :k]).abs()
+    raised = p + (Z * Z.sum(0) * (values - 2).clamp(min=0)).sum(1) / 2
+    raised = raised * (1 + float((values.clamp(max=2) + residuals - 2).clamp(min=0).max()) / 2)
+    evenly = p * max(1.0, float((values + residuals).max()) / 2)
+    return min((_certified(x, V, HV, b, tol) for x in (raised, evenly)), key=lambda point: point.gap)
 
 
 def _ascend(
-    product: Callable[[Tensor], Tensor], V: Float[Tensor, "n r"], b: Float[Tensor, "n"], tol: float
+    product: Callable[[Tensor], Tensor],
+    V: Float[Tensor, "n r"],
+    b: Float[Tensor, "n"],
+    tol: float,
 ) -> Float[Tensor, "n r"]:
     """L-BFGS over the rows (vᵢ, sᵢ), normalised, until some iterations add no more than a share ``tol`` to the dual."""
     s = (1 - V.square().sum(1, keepdim=True)).clamp(min=1e-12).sqrt()

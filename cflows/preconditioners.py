@@ -1,0 +1,115 @@
+"""The preconditioners of a run beside those that the convex programs give, and how fast each lets the loss fall."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+
+import numpy as np
+import torch
+import xarray as xr
+from tqdm import tqdm
+
+from . import stationary
+from .eigen import top_eigenpairs
+from .objective import Objective
+from .optimizers import RMSProp, ScalarRMSProp
+
+
+def along(f: Objective, opt: RMSProp, tree: xr.DataTree, tol: float | None = None) -> xr.Dataset:
+    """Solve both convex programs at every snapshot of the central flow (chapter, "convex-program-P" and "P-hat").
+
+    Parameters
+    ----------
+    f : Objective
+    opt : RMSProp
+        That of the run.
+    tree : xarray.DataTree
+        Result of `simulate` with process "central" and ``snapshot_every``.
+    tol : float, optional
+        Relative duality gap, as of `stationary.solve`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``step`` (the snapshots): ``speed`` (‖g‖²_{P⁻¹}, fall of the loss in a step, by ``preconditioner``: "rmsprop"
+        for that of the flow, "stationary" P̄, "first-term" P̂, "gradient-descent" ½ S I with ``sharpness`` S); ``cosine``
+        and ``log_correlation`` of the flow's ν (bias-corrected) with ν̄, and ``log_correlation_past``, that of ν with the
+        average over the past that ν would be had it followed ν̄; ``gap``, ``products``, ``rank``, ``seconds`` of each ``program``;
+        ``nu`` and ``nu_stationary`` at the recorded weights (``coord``), and at all weights at the last snapshot:
+        ``nu_all``, ``nu_stationary_all``, ``p_first_term_all`` (``weight``).
+
+    Raises
+    ------
+    ValueError
+        If the run has no snapshots of the central flow, or is not one of RMSProp.
+    ConvergenceError
+        As `stationary.solve`.
+    """
+    if "snapshots" not in tree or "central" not in tree["snapshots"]:
+        raise ValueError('the run holds no snapshots of the central flow; simulate with "central" and snapshot_every')
+    if type(opt) is ScalarRMSProp or not isinstance(opt, RMSProp):
+        raise ValueError(f"opt is {type(opt).__name__}; the programs are those of RMSProp")
+    taken = tree["snapshots/central"].to_dataset()
+    warmup = json.loads(tree.attrs["simulation"])["warmup"]
+    coords = tree["central"]["coord"].values
+    rows: list[dict] = []
+    lagging, ones = None, torch.ones_like(f.w0)
+    top = None
+    for i in tqdm(range(taken.sizes["step"]), desc="convex programs", leave=False):
+        at = {name: torch.as_tensor(x.values).to(f.w0) for name, x in taken.isel(step=i).data_vars.items()}
+        t = int(taken["step"][i]) + 1 + warmup
+        lr = opt.learning_rate(t)
+        p = opt.preconditioner(at["nu"], t)
+        _, g, hvp = f.linearize(at["weights"])
+        start = 2 / lr * at["factor"]
+        start = start[:, start.any(0)]
+        solved, seconds = [], []
+        for eta in (lr, math.inf):
+            begin = time.perf_counter()
+            solved.append(stationary.solve(hvp, g, eta, start=start if start.numel() else None, tol=tol))
+            seconds.append(time.perf_counter() - begin)
+            start = solved[-1].factor
+        top = top_eigenpairs(hvp, ones, 1, None if top is None else top.start)
+        bar, hat = solved
+        nu, nu_bar = ((lr * x).square().double().cpu() for x in (p, bar.p))
+        if lagging is None:
+            lagging = nu  # what ν would be had it followed ν̄ from the first snapshot on
+        else:
+            share = opt.beta2 ** float(taken["step"][i] - taken["step"][i - 1])
+            lagging = share * lagging + (1 - share) * (nu_bar + rows[-1]["all"][1]) / 2
+        rows.append(
+            {
+                "all": (nu, nu_bar, hat.p.cpu()),
+                "speed": [*(float((g.square() / x).sum()) for x in (p, bar.p, hat.p, top.values / 2 * ones))],
+                "sharpness": float(top.values[0]),
+                "cosine": float(nu @ nu_bar / nu.norm() / nu_bar.norm()),
+                "log_correlation": _log_correlation(nu, nu_bar),
+                "log_correlation_past": _log_correlation(nu, lagging),
+                "gap": [s.gap for s in solved],
+                "products": [s.hvps for s in solved],
+                "rank": [s.factor.shape[1] for s in solved],
+                "seconds": seconds,
+                "nu": nu[coords],
+                "nu_stationary": nu_bar[coords],
+            }
+        )
+    dims = {"speed": "preconditioner", "nu": "coord", "nu_stationary": "coord"}
+    dims |= dict.fromkeys(["gap", "products", "rank", "seconds"], "program")
+    variables = {name: (("step", dims[name]) if name in dims else "step", np.array([row[name] for row in rows]))
+                 for name in rows[0] if name != "all"}  # fmt: skip
+    for name, x in zip(("nu_all", "nu_stationary_all", "p_first_term_all"), rows[-1]["all"], strict=True):
+        variables[name] = ("weight", x.float().numpy())
+    names = {
+        "step": taken["step"].values,
+        "coord": coords,
+        "program": ["stationary", "first-term"],
+        "preconditioner": ["rmsprop", "stationary", "first-term", "gradient-descent"],
+    }
+    return xr.Dataset(variables, names)
+
+
+def _log_correlation(x: torch.Tensor, y: torch.Tensor) -> float:
+    both = (x > 0) & (y > 0)
+    return float(np.corrcoef(x[both].log(), y[both].log())[0, 1])
