@@ -19,7 +19,7 @@ import tyro
 import xarray as xr
 from torch import nn
 
-from . import data, files, models, optimizers
+from . import data, files, models, optimizers, preconditioners
 from .objective import Objective
 from .simulation import simulate
 
@@ -112,6 +112,11 @@ def objective(experiment: Experiment, device: str | torch.device = "auto") -> Ob
     return Objective.from_module(module, nn.MSELoss(), images, targets, experiment.batch_size)
 
 
+def optimizer(experiment: Experiment) -> optimizers.RMSProp:
+    """The optimizer of an experiment."""
+    return optimizers.RMSProp(experiment.lr, experiment.beta2, experiment.eps, experiment.bias_correction)
+
+
 def run(name: str, preset: Preset = "laptop", device: str | torch.device = "auto", **changes) -> xr.DataTree:
     """The result of an experiment: from the cache, or computed and put there.
 
@@ -147,9 +152,8 @@ def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.D
     path = path_of(experiment)
     if path.exists():
         return load(path)
-    f = objective(experiment, device)
+    f, opt = objective(experiment, device), optimizer(experiment)
     images, labels = (x.to(f.w0.device) for x in data.cifar10(1, experiment.classes, experiment.size, "test"))
-    opt = optimizers.RMSProp(experiment.lr, experiment.beta2, experiment.eps, experiment.bias_correction)
     tree = simulate(
         f,
         opt,
@@ -184,6 +188,24 @@ def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.D
     files.write(path, lambda p: tree.to_netcdf(p, engine="h5netcdf", encoding=encoding))
     path.with_suffix(".ckpt").unlink()
     return tree
+
+
+def solve_programs(name: str, preset: Preset = "laptop", device: str | torch.device = "auto", **changes) -> xr.Dataset:
+    """`preconditioners.along` of a run, from the cache or computed and put there, beside the run.
+
+    Parameters
+    ----------
+    name, preset, device, **changes
+        As of `run`.
+    """
+    experiment = get(name, preset, **changes)
+    run = compute(experiment, device)
+    path = path_of(experiment).with_suffix(".programs.nc")
+    if path.exists():
+        return xr.load_dataset(path, engine="h5netcdf")
+    solved = preconditioners.along(objective(experiment, device), optimizer(experiment), run)
+    files.write(path, lambda p: solved.to_netcdf(p, engine="h5netcdf"))
+    return solved
 
 
 def describe(run: xr.DataTree) -> str:

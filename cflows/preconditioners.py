@@ -33,12 +33,16 @@ def along(f: Objective, opt: RMSProp, tree: xr.DataTree, tol: float | None = Non
     Returns
     -------
     xarray.Dataset
-        Over ``step`` (the snapshots): ``speed`` (‖g‖²_{P⁻¹}, fall of the loss in a step, by ``preconditioner``: "rmsprop"
-        for that of the flow, "stationary" P̄, "first-term" P̂, "gradient-descent" ½ S I with ``sharpness`` S); ``cosine``
-        and ``log_correlation`` of the flow's ν (bias-corrected) with ν̄, and ``log_correlation_past``, that of ν with the
-        average over the past that ν would be had it followed ν̄; ``gap``, ``products``, ``rank``, ``seconds`` of each ``program``;
-        ``nu`` and ``nu_stationary`` at the recorded weights (``coord``), and at all weights at the last snapshot:
-        ``nu_all``, ``nu_stationary_all``, ``p_first_term_all`` (``weight``).
+        Over ``step`` (the snapshots):
+
+        - ``speed`` ‖g‖²_{P⁻¹}, the fall of the loss in a step, by ``preconditioner``: "rmsprop", the flow's own;
+          "stationary", P̄; "first-term", P̂; "gradient-descent", ½ S I, with S = ``sharpness``.
+        - ``cosine`` and ``log_correlation`` of the flow's ν (bias-corrected) with ν̄; ``log_correlation_past``: with the
+          average over the past that ν would be if the squared gradient had always been ν̄.
+        - ``gap``, ``products``, ``rank``, ``seconds`` of each ``program``.
+        - ``nu``, ``nu_stationary`` at the recorded weights (``coord``).
+
+        For the last snapshot ``nu_all``, ``nu_stationary_all``, ``p_first_term_all`` (``weight``).
 
     Raises
     ------
@@ -53,7 +57,7 @@ def along(f: Objective, opt: RMSProp, tree: xr.DataTree, tol: float | None = Non
         raise ValueError(f"opt is {type(opt).__name__}; the programs are those of RMSProp")
     taken = tree["snapshots/central"].to_dataset()
     warmup = json.loads(tree.attrs["simulation"])["warmup"]
-    coords = tree["central"]["coord"].values
+    coords = np.asarray(tree["central"]["coord"])
     rows: list[dict] = []
     lagging, ones = None, torch.ones_like(f.w0)
     top = None

@@ -321,14 +321,18 @@ def _low_rank(
     V = random[:, :3] / random[:, :3].norm(dim=1, keepdim=True) / 2 if start is None else start
     V, spare = V[:, :n], random[:, 3:]
     H = _Hessian(hvp, like, 1e-3 * tol)
-    H.product(V)
     best: Solution | None = None
     gap, stalled = 1.0, 0
-    while True:
-        V = _ascend(H.product if H.full else H.model, V, b, 0.02 * max(gap, tol) / 10**stalled)
-        HV = H.product(V)
+
+    def multiplier(HV: Tensor) -> Tensor:
         p = (b.square() + HV.square().sum(1) / 4).sqrt()
-        p = p.clamp(min=1e-6 * float(p.mean()) or 1.0)
+        return p.clamp(min=1e-6 * float(p.mean()) or 1.0)
+
+    p = multiplier(H.product(V))
+    while True:
+        V = _ascend(H.product if H.full else H.model, V, b, p, 0.02 * max(gap, tol) / 10**stalled)
+        HV = H.product(V)
+        p = multiplier(HV)
         k = 1 if H.full else min(V.shape[1], n)
         tight = max(tol / 4, 100 * torch.finfo(like.dtype).eps)
         pairs = _eigenpairs(H, p, k, torch.cat([V, spare], dim=1), max(gap / 3, tight))
@@ -349,7 +353,7 @@ def _low_rank(
         basis = torch.linalg.qr(p.sqrt()[:, None] * V).Q
         U = pairs.U[:, pairs.values > 2]
         outside = 1 - (basis.T @ (p.sqrt()[:, None] * U)).square().sum(0)  # share of each that the columns of V lack
-        U = U[:, outside > 0.5]
+        U = U[:, (outside > 0.5) | (stalled > 0)]
         if point.converged:
             message = ""
         elif H.spent >= limit:
@@ -398,11 +402,16 @@ def _ascend(
     product: Callable[[Tensor], Tensor],
     V: Float[Tensor, "n r"],
     b: Float[Tensor, "n"],
+    p: Float[Tensor, "n"],
     tol: float,
 ) -> Float[Tensor, "n r"]:
-    """L-BFGS over the rows (vᵢ, sᵢ), normalised, until some iterations add no more than a share ``tol`` to the dual."""
+    """L-BFGS over the rows (vᵢ, sᵢ), normalised, until some iterations add no more than a share ``tol`` to the dual.
+
+    A row turns by its gradient over the square of the norm that it is held at. With norms √pᵢ that is a preconditioned
+    ascent, for the dual bends with pᵢ.
+    """
     s = (1 - V.square().sum(1, keepdim=True)).clamp(min=1e-12).sqrt()
-    Y = torch.cat([V, s], dim=1).requires_grad_()
+    Y = (torch.cat([V, s], dim=1) * (p / p.mean()).sqrt()[:, None]).requires_grad_()
     optimizer = torch.optim.LBFGS(
         [Y], max_iter=20, history_size=20, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
     )
@@ -414,13 +423,13 @@ def _ascend(
         HV = product(V)
         slope = -torch.cat([HV, 2 * b[:, None]], dim=1)
         Y.grad = (slope - N * (slope * N).sum(1, keepdim=True)) / norm
-        return -((V * HV).sum() / 2 + 2 * (b * s).sum())
+        return -((V * HV).sum() / 2 - 2 * (b * V.square().sum(1) / (1 + s)).sum())  # less its value at V = 0
 
     before = math.inf
     for _ in range(25):
         optimizer.step(closure)
         after = float(closure())
-        if before - after <= tol * abs(after):
+        if before - after <= tol * (2 * float(b.sum()) - after):
             break
         before = after
     return (Y.detach() / Y.detach().norm(dim=1, keepdim=True))[:, :-1].clone()
