@@ -1,16 +1,21 @@
 # make book    build the book into book/_build/html
 # make test    run every test
+# make bench   measure: benchmarks/results/*.json, which the book shows (an hour)
 PYTHON ?= python3
 PRESET ?= laptop
 BIN := .venv/bin
 
-.PHONY: book test lint format clean
+.PHONY: book test bench lint format clean
 
 book: .venv/installed
 	$(BIN)/python book/build.py --preset $(PRESET)
 
 test: lint
 	$(BIN)/python -m pytest -n auto
+
+bench: .venv/installed
+	mkdir -p benchmarks/results
+	$(BIN)/python -m pytest benchmarks -o addopts= -p no:xdist --benchmark-json=benchmarks/results/stationary.json
 
 lint: .venv/installed
 	$(BIN)/ruff check .

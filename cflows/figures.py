@@ -28,6 +28,8 @@ COLORS = {
     "central": "#111111",
     "growth": "#009E73",  # what the growth of ν does
     "curvature": "#CC79A7",  # what curvature regularisation does
+    "stationary": "#D55E00",  # P̄ and its flow
+    "first-term": "#E69F00",  # P̂
     "threshold": "#999999",
 }
 EIGENVALUES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")

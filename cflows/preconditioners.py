@@ -57,26 +57,26 @@ def along(f: Objective, opt: RMSProp, tree: xr.DataTree, tol: float | None = Non
         raise ValueError(f"opt is {type(opt).__name__}; the programs are those of RMSProp")
     taken = tree["snapshots/central"].to_dataset()
     warmup = json.loads(tree.attrs["simulation"])["warmup"]
-    coords = np.asarray(tree["central"]["coord"])
+    coords = np.array(tree["central"]["coord"])  # a copy: torch wants to be able to write
     rows: list[dict] = []
     lagging, ones = None, torch.ones_like(f.w0)
-    top = None
+    top = bar = hat = None
     for i in tqdm(range(taken.sizes["step"]), desc="convex programs", leave=False):
-        at = {name: torch.as_tensor(x.values).to(f.w0) for name, x in taken.isel(step=i).data_vars.items()}
+        at = {name: torch.tensor(x.values).to(f.w0) for name, x in taken.isel(step=i).data_vars.items()}
         t = int(taken["step"][i]) + 1 + warmup
         lr = opt.learning_rate(t)
         p = opt.preconditioner(at["nu"], t)
         _, g, hvp = f.linearize(at["weights"])
         start = 2 / lr * at["factor"]
         start = start[:, start.any(0)]
-        solved, seconds = [], []
-        for eta in (lr, math.inf):
-            begin = time.perf_counter()
-            solved.append(stationary.solve(hvp, g, eta, start=start if start.numel() else None, tol=tol))
-            seconds.append(time.perf_counter() - begin)
-            start = solved[-1].factor
+        critical = start.numel() > 0
+        begin = time.perf_counter()
+        bar = stationary.solve(hvp, g, lr, start=start if critical else bar and bar.factor, tol=tol)
+        middle = time.perf_counter()
+        hat = stationary.solve(hvp, g, math.inf, start=bar.factor if critical or hat is None else hat.factor, tol=tol)
+        seconds = [middle - begin, time.perf_counter() - middle]
         top = top_eigenpairs(hvp, ones, 1, None if top is None else top.start)
-        bar, hat = solved
+        solved = bar, hat
         nu, nu_bar = ((lr * x).square().double().cpu() for x in (p, bar.p))
         if lagging is None:
             lagging = nu  # what ν would be had it followed ν̄ from the first snapshot on

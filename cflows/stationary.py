@@ -91,7 +91,7 @@ def solve(
     tol : float, optional
         Relative duality gap to reach: by default 1e-7 for a dense H; for products 1e-6, or 1e-4 in float32.
     max_rank : int, optional
-        Largest number of columns of V to try with products (default: √(2n), which always suffices).
+        Largest number of columns of V to try with products (default: √(2n) + 10; √(2n) always suffice for Z).
     max_products : int
         Hessian-vector products after which to give up.
     throw : bool
@@ -128,7 +128,9 @@ def solve(
         V0 = None if start is None else torch.as_tensor(start, dtype=torch.float64, device=g.device)
         if V0 is not None and (V0.ndim != 2 or len(V0) != len(g)):
             raise ValueError(f"start has shape {tuple(V0.shape)}; with {len(g)} weights it must be ({len(g)}, r)")
-        found = _low_rank(hessian, g, b.double(), V0, tol, max_rank or math.ceil(math.sqrt(2 * len(g))), max_products)
+        found = _low_rank(
+            hessian, g, b.double(), V0, tol, max_rank or 10 + math.ceil(math.sqrt(2 * len(g))), max_products
+        )
     else:
         H = torch.as_tensor(hessian, device=g.device)
         if H.shape != (len(g), len(g)):
@@ -179,11 +181,11 @@ def reference(H: np.ndarray, g: np.ndarray, lr: float, **options) -> np.ndarray:
     """
     import cvxpy as cp
 
-    scale = max(np.linalg.eigvalsh(H)[-1], abs(g).max() / lr)
+    scale = max(np.linalg.eigvalsh(H)[-1], abs(g).max() / lr, 0) or 1.0
     p, b = cp.Variable(len(g), nonneg=True), g / lr / scale  # b = 0 if η is infinite
     cost = cp.sum([p[i] + (cp.quad_over_lin(b[i], p[i]) if b[i] else 0) for i in range(len(g))])
     cp.Problem(cp.Minimize(cost), [2 * cp.diag(p) - H / scale >> 0]).solve(**options)
-    return scale * p.value
+    return scale * np.asarray(p.value)
 
 
 def _certified(p: Tensor, V: Tensor, HV: Tensor, b: Tensor, tol: float, hvps: int = 0) -> Solution:
@@ -353,15 +355,17 @@ def _low_rank(
         basis = torch.linalg.qr(p.sqrt()[:, None] * V).Q
         U = pairs.U[:, pairs.values > 2]
         outside = 1 - (basis.T @ (p.sqrt()[:, None] * U)).square().sum(0)  # share of each that the columns of V lack
-        U = U[:, (outside > 0.5) | (stalled > 0)]
+        U = U[:, (outside > 0.5) | (stalled > 2)]
         if point.converged:
             message = ""
         elif H.spent >= limit:
             message = f"{H.spent} Hessian-vector products were spent; allow more (max_products), or start nearer"
         elif stalled < 10:
             U = U[:, : max_rank - V.shape[1]]
-            V = torch.cat([V, 0.3 * U / U.abs().amax(0)], dim=1)
+            V = torch.cat([V, 0.3 * min(1.0, math.sqrt(gap)) * U / U.abs().amax(0)], dim=1)
             continue
+        elif H.Q.shape[1] == n:  # all of H is known
+            return replace(_dense(H.product(torch.eye(n, dtype=b.dtype, device=b.device)), b, tol), hvps=H.spent)
         elif U.shape[1] and V.shape[1] >= max_rank:
             message = f"λ_max(P⁻¹H) is still {top:.6g} at rank {max_rank}, the largest allowed; allow more (max_rank)"
         else:

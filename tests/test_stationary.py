@@ -10,10 +10,10 @@ from cflows import ConvergenceError, DivergenceError, stationary
 TIGHT = {"solver": "CLARABEL", "tol_gap_abs": 1e-9, "tol_gap_rel": 1e-9, "tol_feas": 1e-9}
 
 
-def problem(seed):
+def problem(seed, size=16):
     """A random H (definite, indefinite, low rank, negative diagonal), g, and η from tiny to infinite."""
     rng = np.random.default_rng(seed)
-    n = int(rng.integers(2, 16))
+    n = int(rng.integers(2, size))
     A = rng.standard_normal((n, n))
     H = [A @ A.T / n, (A + A.T) / 2, A[:, :2] @ A[:, :2].T, (A + A.T) / 4 - np.diag(rng.uniform(0, 2, n))][seed % 4]
     g = rng.standard_normal(n) * 10.0 ** rng.uniform(-2, 0, n)
@@ -148,6 +148,37 @@ def test_what_is_not_success_is_said():
     assert not stationary.solve(lambda V: H @ V, g, 1.0, max_products=5, tol=1e-12, throw=False).converged
     with pytest.raises(DivergenceError, match="not finite"):
         stationary.solve(lambda V: V * math.nan, g, 1.0)
+
+
+def test_rank_cap_is_named():
+    A = np.random.default_rng(0).standard_normal((300, 300))
+    H = torch.from_numpy(A + A.T)
+    with pytest.raises(ConvergenceError, match=r"λ_max.* is still 2\.\d+ at rank 2, the largest.*max_rank"):
+        stationary.solve(
+            lambda V: H @ V, torch.full((len(H),), 1e-3).double(), 1.0, start=torch.ones(len(H), 1), max_rank=2
+        )
+
+
+def test_random_problems_by_products_and_dense():
+    """Among them are saddles of the dual over low ranks, and eigenvalues just above 2 that hide from a guess."""
+    for seed in range(40):
+        H, g, lr = problem(seed, 120)
+        matrix = torch.from_numpy(H)
+        s, dense = stationary.solve(lambda V, H=matrix: H @ V, g, lr), stationary.solve(H, g, lr)
+        assert s.primal == pytest.approx(dense.primal, rel=2e-6, abs=1e-9), seed
+        assert feasible(s.p, H), seed
+
+
+def test_an_eigenvalue_that_the_guess_does_not_see():
+    """The guess solves the problem of one block; the other has eigenvalues beyond 2 for the P that comes of it."""
+    n = 400
+    H = torch.zeros(n, n, dtype=torch.float64)
+    H[: n // 2, : n // 2] = 1.0
+    H[n // 2 :, n // 2 :] = 0.05
+    start = torch.cat([torch.ones(n // 2), torch.zeros(n // 2)])[:, None].double()
+    s = stationary.solve(lambda V: H @ V, torch.full((n,), 0.1).double(), 1.0, start=start)
+    assert s.primal == pytest.approx(stationary.solve(H, np.full(n, 0.1), 1.0).primal, rel=1e-6)
+    assert feasible(s.p.numpy(), H.numpy())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,151 @@
+"""The stationary preconditioner: agreement with CVXPY, time beside CVXPY's, and problems beyond CVXPY's reach.
+
+    make bench
+
+Everything is in double precision. Ratios are taken within one run, on one machine.
+"""
+
+import math
+import multiprocessing
+import resource
+import time
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+from test_stationary import TIGHT, problem, value
+
+from cflows import stationary
+
+SECONDS = 120  # for one solve of CVXPY
+
+
+def once(benchmark, function, *args):
+    return benchmark.pedantic(function, args, rounds=1, warmup_rounds=0)
+
+
+def test_agreement_with_cvxpy(benchmark):
+    """200 problems of 2 to 60 weights, P̄ with η from 1e-3 to 1e3 and P̂ for each."""
+
+    def worst():
+        objective, p = [], []
+        for seed in range(200):
+            H, g, eta = problem(seed, 61)
+            for lr in (eta, math.inf):
+                twin = stationary.reference(H, g, lr, **TIGHT)
+                objective.append(abs(stationary.solve(H, g, lr).primal - value(twin, g, lr)) / max(twin.sum(), 1e-300))
+                p.append(abs(stationary.solve(H, g, lr, tol=1e-10).p - twin).max() / max(twin.max(), 1e-300))
+        return objective, p
+
+    objective, p = once(benchmark, worst)
+    benchmark.extra_info |= {
+        "problems": len(p),
+        "objective": max(objective),
+        "p": max(p),
+        "p beyond 1e-4": sum(x > 1e-4 for x in p),
+    }
+    assert max(objective) < 1e-6
+
+
+def random(n: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(n)
+    A = rng.standard_normal((n, n))
+    return (A + A.T) / 2, rng.standard_normal(n)
+
+
+def primal(H, b):
+    p, q = cp.Variable(len(b)), cp.Variable(len(b))
+    cone = [cp.SOC(p + q, cp.vstack([2 * b, p - q]), axis=0)] if b.any() else []  # pq ≥ b²
+    return cp.Problem(cp.Minimize(cp.sum(p) + (cp.sum(q) if b.any() else 0)), [2 * cp.diag(p) - H >> 0, *cone])
+
+
+def dual(H, b):
+    Z = cp.Variable(H.shape, PSD=True)
+    field = 2 * cp.sum(cp.multiply(b, cp.sqrt(1 - 2 * cp.diag(Z)))) if b.any() else 0
+    return cp.Problem(cp.Maximize(cp.sum(cp.multiply(Z, H)) + field), [cp.diag(Z) <= 0.5])
+
+
+@pytest.mark.parametrize("lr", [1.0, math.inf])
+@pytest.mark.parametrize("n", [100, 200])
+class TestDense:
+    def test_cflows(self, benchmark, n, lr):
+        H, g = random(n)
+        solution = benchmark(stationary.solve, H, g, lr)
+        benchmark.extra_info |= {"n": n, "lr": str(lr), "gap": solution.gap}
+
+    @pytest.mark.parametrize("form", [primal, dual])
+    @pytest.mark.parametrize("solver", ["SCS", "CLARABEL"])
+    def test_cvxpy(self, benchmark, n, lr, form, solver):
+        H, g = random(n)
+        scale = np.linalg.eigvalsh(H)[-1]
+        options = {"time_limit": SECONDS} if solver == "CLARABEL" else {"time_limit_secs": SECONDS}
+        program = form(H / scale, abs(g) / lr / scale)
+        begin = time.perf_counter()
+        try:
+            once(benchmark, lambda: program.solve(solver=solver, **options))
+            ended = program.status
+        except cp.SolverError:
+            ended = "stopped"
+        best = stationary.solve(H, g, lr, tol=1e-9).primal
+        error = abs(program.value * scale / best - 1) if program.value is not None else math.nan
+        benchmark.extra_info |= {
+            "n": n,
+            "lr": str(lr),
+            "objective": error,
+            "status": ended,
+            "seconds": time.perf_counter() - begin,
+        }
+
+
+def in_a_process(channel, function, args):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin = time.perf_counter()
+    found = function(*args)
+    seconds = time.perf_counter() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    channel.put({"seconds": seconds, "peak GB": peak / 1e6, "before GB": before / 1e6, **found})
+
+
+def apart(function, *args) -> dict:
+    """Time and peak memory in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    channel = context.Queue()
+    process = context.Process(target=in_a_process, args=(channel, function, args))
+    process.start()
+    found = channel.get()
+    process.join()
+    return found
+
+
+def report(solution) -> dict:
+    return {
+        "gap": solution.gap,
+        "products": solution.hvps,
+        "rank": solution.factor.shape[1],
+        "converged": solution.converged,
+    }
+
+
+def dense(n, lr):
+    return report(stationary.solve(*random(n), lr))
+
+
+def diagonal_and_rank_20(n, lr):
+    """H = diag(d) + RRᵀ/n: either part asks for about as much of P as the other."""
+    rng = np.random.default_rng(0)
+    R, d, g = (
+        torch.from_numpy(x) for x in (rng.standard_normal((n, 20)), rng.uniform(0, 1, n), rng.standard_normal(n))
+    )
+    return report(stationary.solve(lambda V: d[:, None] * V + R @ (R.T @ V) / n, g, lr, tol=1e-6, max_products=50_000))
+
+
+@pytest.mark.parametrize("lr", [1.0, math.inf])
+def test_dense_1000(benchmark, lr):
+    benchmark.extra_info |= {"n": 1000, "lr": str(lr)} | once(benchmark, apart, dense, 1000, lr)
+
+
+@pytest.mark.parametrize("lr", [3.0, math.inf])
+def test_million(benchmark, lr):
+    n = 1_000_000
+    benchmark.extra_info |= {"n": n, "lr": str(lr)} | once(benchmark, apart, diagonal_and_rank_20, n, lr)
