@@ -15,7 +15,10 @@ test: lint
 
 bench: .venv/installed
 	mkdir -p benchmarks/results
-	$(BIN)/python -m pytest benchmarks -o addopts= -p no:xdist --benchmark-json=benchmarks/results/stationary.json
+	for name in stationary scale; do \
+	  $(BIN)/python -m pytest benchmarks/test_$$name.py -o addopts= -p no:xdist \
+	    --benchmark-json=benchmarks/results/$$name.json || exit 1; \
+	done
 
 lint: .venv/installed
 	$(BIN)/ruff check .

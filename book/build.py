@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jupytext
 import mathjax
+import measurements
 import nbformat
 import papermill
 import scorecard
@@ -106,6 +107,7 @@ def main() -> int:
     for notebook in notebooks:
         execute(notebook, preset)
     rows = scorecard.write([EXECUTED / f"{n.stem}.ipynb" for n in notebooks], EXECUTED, preset)
+    measurements.write(ROOT / "benchmarks/results", EXECUTED)
     surprises = scorecard.surprises(rows)
     print("\n".join([f"{sum(row['holds'] for row in rows)} of {len(rows)} claims hold", *surprises]))
     if surprises and os.environ.get("CFLOWS_STRICT"):

@@ -23,7 +23,7 @@ from . import data, files, models, optimizers, preconditioners
 from .objective import Objective
 from .simulation import simulate
 
-ALGORITHM = 2  # raise it when a change to the library changes what a run contains
+ALGORITHM = 2  # raise it when a change to the library changes what a run, or its programs, contain
 Preset = Literal["ci", "laptop", "paper"]
 
 
@@ -190,20 +190,24 @@ def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.D
     return tree
 
 
-def solve_programs(name: str, preset: Preset = "laptop", device: str | torch.device = "auto", **changes) -> xr.Dataset:
+def solve_programs(
+    name: str, preset: Preset = "laptop", device: str | torch.device = "auto", every: int = 1, **changes
+) -> xr.Dataset:
     """`preconditioners.along` of a run, from the cache or computed and put there, beside the run.
 
     Parameters
     ----------
     name, preset, device, **changes
         As of `run`.
+    every : int
+        Take every so many snapshots.
     """
     experiment = get(name, preset, **changes)
-    run = compute(experiment, device)
-    path = path_of(experiment).with_suffix(".programs.nc")
+    path = path_of(experiment).with_suffix(f".programs-{every}.nc")
     if path.exists():
         return xr.load_dataset(path, engine="h5netcdf")
-    solved = preconditioners.along(objective(experiment, device), optimizer(experiment), run)
+    run = compute(experiment, device)
+    solved = preconditioners.along(objective(experiment, device), optimizer(experiment), run, every=every)
     files.write(path, lambda p: solved.to_netcdf(p, engine="h5netcdf"))
     return solved
 

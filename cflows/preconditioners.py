@@ -17,8 +17,8 @@ from .objective import Objective
 from .optimizers import RMSProp, ScalarRMSProp
 
 
-def along(f: Objective, opt: RMSProp, tree: xr.DataTree, tol: float | None = None) -> xr.Dataset:
-    """Solve both convex programs at every snapshot of the central flow (chapter, "convex-program-P" and "P-hat").
+def along(f: Objective, opt: RMSProp, tree: xr.DataTree, tol: float | None = None, every: int = 1) -> xr.Dataset:
+    """Solve both convex programs at the snapshots of the central flow (chapter, "convex-program-P" and "P-hat").
 
     Parameters
     ----------
@@ -29,6 +29,8 @@ def along(f: Objective, opt: RMSProp, tree: xr.DataTree, tol: float | None = Non
         Result of `simulate` with process "central" and ``snapshot_every``.
     tol : float, optional
         Relative duality gap, as of `stationary.solve`.
+    every : int
+        Take every so many snapshots.
 
     Returns
     -------
@@ -55,12 +57,12 @@ def along(f: Objective, opt: RMSProp, tree: xr.DataTree, tol: float | None = Non
         raise ValueError('the run holds no snapshots of the central flow; simulate with "central" and snapshot_every')
     if type(opt) is ScalarRMSProp or not isinstance(opt, RMSProp):
         raise ValueError(f"opt is {type(opt).__name__}; the programs are those of RMSProp")
-    taken = tree["snapshots/central"].to_dataset()
+    taken = tree["snapshots/central"].to_dataset().isel(step=slice(None, None, every))
     warmup = json.loads(tree.attrs["simulation"])["warmup"]
     coords = np.array(tree["central"]["coord"])  # a copy: torch wants to be able to write
     rows: list[dict] = []
     lagging, ones = None, torch.ones_like(f.w0)
-    top = bar = hat = None
+    top = None
     for i in tqdm(range(taken.sizes["step"]), desc="convex programs", leave=False):
         at = {name: torch.tensor(x.values).to(f.w0) for name, x in taken.isel(step=i).data_vars.items()}
         t = int(taken["step"][i]) + 1 + warmup
@@ -71,9 +73,11 @@ def along(f: Objective, opt: RMSProp, tree: xr.DataTree, tol: float | None = Non
         start = start[:, start.any(0)]
         critical = start.numel() > 0
         begin = time.perf_counter()
-        bar = stationary.solve(hvp, g, lr, start=start if critical else bar and bar.factor, tol=tol)
+        bar = stationary.solve(hvp, g, lr, start=start if critical else None, tol=tol)
         middle = time.perf_counter()
-        hat = stationary.solve(hvp, g, math.inf, start=bar.factor if critical or hat is None else hat.factor, tol=tol)
+        hat = stationary.solve(
+            hvp, g, math.inf, start=bar.factor if critical else None, tol=tol
+        )  # far away it misleads
         seconds = [middle - begin, time.perf_counter() - middle]
         top = top_eigenpairs(hvp, ones, 1, None if top is None else top.start)
         solved = bar, hat
