@@ -1,6 +1,6 @@
 """Central flows: what an optimizer at the edge of stability does on average (arXiv 2410.24206)."""
 
-from . import data, experiments, quadratic, sdcp, stationary
+from . import data, experiments, preconditioners, quadratic, sdcp, stationary
 from .errors import ConvergenceError, DivergenceError
 from .objective import Objective
 from .optimizers import GradientDescent, RMSProp, ScalarRMSProp
@@ -15,6 +15,7 @@ __all__ = [
     "ScalarRMSProp",
     "data",
     "experiments",
+    "preconditioners",
     "quadratic",
     "sdcp",
     "simulate",

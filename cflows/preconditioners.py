@@ -59,7 +59,8 @@ def along(f: Objective, opt: RMSProp, tree: xr.DataTree, tol: float | None = Non
         raise ValueError(f"opt is {type(opt).__name__}; the programs are those of RMSProp")
     taken = tree["snapshots/central"].to_dataset().isel(step=slice(None, None, every))
     warmup = json.loads(tree.attrs["simulation"])["warmup"]
-    coords = np.array(tree["central"]["coord"])  # a copy: torch wants to be able to write
+    recorded = tree["central"].to_dataset().coords
+    coords = np.array(recorded["coord"] if "coord" in recorded else [], dtype=int)
     rows: list[dict] = []
     lagging, ones = None, torch.ones_like(f.w0)
     top = None
@@ -75,9 +76,8 @@ def along(f: Objective, opt: RMSProp, tree: xr.DataTree, tol: float | None = Non
         begin = time.perf_counter()
         bar = stationary.solve(hvp, g, lr, start=start if critical else None, tol=tol)
         middle = time.perf_counter()
-        hat = stationary.solve(
-            hvp, g, math.inf, start=bar.factor if critical else None, tol=tol
-        )  # far away it misleads
+        start = bar.factor if critical else None  # without oscillation the one says little about the other
+        hat = stationary.solve(hvp, g, math.inf, start=start, tol=tol)
         seconds = [middle - begin, time.perf_counter() - middle]
         top = top_eigenpairs(hvp, ones, 1, None if top is None else top.start)
         solved = bar, hat
