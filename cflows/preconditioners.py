@@ -60,7 +60,7 @@ def along(f: Objective, opt: RMSProp, tree: xr.DataTree, tol: float | None = Non
     taken = tree["snapshots/central"].to_dataset().isel(step=slice(None, None, every))
     warmup = json.loads(tree.attrs["simulation"])["warmup"]
     recorded = tree["central"].to_dataset().coords
-    coords = np.array(recorded["coord"] if "coord" in recorded else [], dtype=int)
+    coords = np.array(recorded.get("coord", []), dtype=int)
     rows: list[dict] = []
     lagging, ones = None, torch.ones_like(f.w0)
     top = None
@@ -76,8 +76,8 @@ def along(f: Objective, opt: RMSProp, tree: xr.DataTree, tol: float | None = Non
         begin = time.perf_counter()
         bar = stationary.solve(hvp, g, lr, start=start if critical else None, tol=tol)
         middle = time.perf_counter()
-        start = bar.factor if critical else None  # without oscillation the one says little about the other
-        hat = stationary.solve(hvp, g, math.inf, start=start, tol=tol)
+        guess = bar.factor if critical else None  # without oscillation the one says little about the other
+        hat = stationary.solve(hvp, g, math.inf, start=guess, tol=tol)
         seconds = [middle - begin, time.perf_counter() - middle]
         top = top_eigenpairs(hvp, ones, 1, None if top is None else top.start)
         solved = bar, hat
