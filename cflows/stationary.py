@@ -36,8 +36,8 @@ class Solution:
     Attributes
     ----------
     p : array (n,)
-        Diagonal of P, feasible: H ⪯ 2P. For products with H this rests on the largest eigenvalue of P⁻¹H that the
-        eigensolver found, taken to be larger by its residual; for a dense H on a Cholesky factorisation.
+        Diagonal of P, feasible: H ⪯ 2P. For products with H this rests on the eigenvalues of P⁻¹H that the
+        eigensolver found, each taken to be larger by its residual; for a dense H on a Cholesky factorisation.
     nu : array (n,)
         (ηp)²; infinite where p > 0 if η is.
     factor : array (n, r)
@@ -126,6 +126,8 @@ def solve(
     if callable(hessian):
         tol = (1e-4 if g.dtype == torch.float32 else 1e-6) if tol is None else tol
         V0 = None if start is None else torch.as_tensor(start, dtype=torch.float64, device=g.device)
+        if V0 is not None and not V0.isfinite().all():
+            raise ValueError("start holds values that are not finite")
         if V0 is not None and (V0.ndim != 2 or len(V0) != len(g)):
             raise ValueError(f"start has shape {tuple(V0.shape)}; with {len(g)} weights it must be ({len(g)}, r)")
         found = _low_rank(
@@ -361,7 +363,7 @@ def _low_rank(
         elif H.spent >= limit:
             message = f"{H.spent} Hessian-vector products were spent; allow more (max_products), or start nearer"
         elif stalled < 10:
-            U = U[:, : max_rank - V.shape[1]]
+            U = U[:, : max(max_rank - V.shape[1], 0)]
             V = torch.cat([V, 0.3 * min(1.0, math.sqrt(gap)) * U / U.abs().amax(0)], dim=1)
             continue
         elif H.Q.shape[1] == n:  # all of H is known
@@ -427,7 +429,8 @@ def _ascend(
         HV = product(V)
         slope = -torch.cat([HV, 2 * b[:, None]], dim=1)
         Y.grad = (slope - N * (slope * N).sum(1, keepdim=True)) / norm
-        return -((V * HV).sum() / 2 - 2 * (b * V.square().sum(1) / (1 + s)).sum())  # less its value at V = 0
+        lost = torch.where(s > 0, V.square().sum(1) / (1 + s.abs()), 1 - s)  # 1 - s, exact where s is near 1
+        return -((V * HV).sum() / 2 - 2 * (b * lost).sum())  # the dual less its value at V = 0
 
     before = math.inf
     for _ in range(25):
