@@ -197,7 +197,7 @@ def _certified(p: Tensor, V: Tensor, HV: Tensor, b: Tensor, tol: float, hvps: in
     slack = (1 - V.square().sum(1)).clamp(min=0).sqrt()
     dual = float((V * HV).sum() / 2 + 2 * (b * slack).sum())
     gap = (primal - dual) / max(abs(primal), 1e-12 * scale)
-    return Solution(p, p, V, primal, dual, gap, hvps, gap <= tol, "")
+    return Solution(p, p, V, primal, dual, gap, hvps, abs(gap) <= tol, "")  # below zero, P is not feasible
 
 
 # An interior-point method for dense H.
@@ -321,7 +321,8 @@ def _low_rank(
     eigenvalue above 2, its eigenvector is a direction of ascent and becomes a further column.
     """
     n = len(b)
-    random = torch.as_tensor(np.random.default_rng(n).standard_normal((n, 4)), dtype=b.dtype, device=b.device)
+    generator = np.random.default_rng(n)
+    random = torch.as_tensor(generator.standard_normal((n, 4)), dtype=b.dtype, device=b.device)
     V = random[:, :3] / random[:, :3].norm(dim=1, keepdim=True) / 2 if start is None else start
     V, spare = V[:, :n], random[:, 3:]
     H = _Hessian(hvp, like, 1e-3 * tol)
@@ -340,31 +341,29 @@ def _low_rank(
         k = 1 if H.full else min(V.shape[1], n)
         tight = max(tol / 4, 100 * torch.finfo(like.dtype).eps)
         pairs = _eigenpairs(H, p, k, torch.cat([V, spare], dim=1), max(gap / 3, tight))
-        point = _certificate(p, V, HV, b, tol, pairs, 1)
-        if point.converged:  # look beyond, from the spare too, until nothing above 2 can be hidden there
-            loose, k = 0.1, min(V.shape[1] + 1, n)
-            while True:
-                pairs = _eigenpairs(H, p, k, pairs.start, loose)
-                unclear = pairs.residuals > ((2 - pairs.values) / 3).clamp(min=tol / 2)
-                if loose <= tight or not unclear.any():
-                    break
-                loose, k = max(loose / 4, tight), int(unclear.nonzero()[-1]) + 1
-            point = _certificate(p, V, HV, b, tol, pairs, k)
+        point = _certificate(p, V, HV, b, tol, pairs, 1, 0.0)
+        hidden = None
+        if point.converged:  # all pairs near 2, then a search for what they leave out
+            pairs = _eigenpairs(H, p, min(V.shape[1], n), pairs.start, 0.1)
+            pairs = _eigenpairs(H, p, max(int((pairs.values > 1.9).sum()), 1), pairs.start, tight)
+            bound, hidden = _search(H, p, pairs.U, 2 + tol / 2, generator)
+            point = _certificate(p, V, HV, b, tol, pairs, len(pairs.values), bound)
+            point = replace(point, converged=point.converged and hidden is None)
         spare, gap = pairs.spare, point.gap
-        stalled = 0 if best is None or gap < 0.99 * best.gap else stalled + 1
-        best = point if best is None or gap < best.gap else best
+        stalled = 0 if best is None or hidden is not None or gap < 0.99 * best.gap else stalled + 1
+        best = point if best is None or abs(gap) < abs(best.gap) else best
         top = float(pairs.values[0])
         basis = torch.linalg.qr(p.sqrt()[:, None] * V).Q
         U = pairs.U[:, pairs.values > 2]
         outside = 1 - (basis.T @ (p.sqrt()[:, None] * U)).square().sum(0)  # share of each that the columns of V lack
-        U = U[:, (outside > 0.5) | (stalled > 2)]
+        U = U[:, (outside > 0.5) | (stalled > 2)] if hidden is None else hidden
         if point.converged:
             message = ""
         elif H.spent >= limit:
             message = f"{H.spent} Hessian-vector products were spent; allow more (max_products), or start nearer"
         elif stalled < 10:
             U = U[:, : max(max_rank - V.shape[1], 0)]
-            V = torch.cat([V, 0.3 * min(1.0, math.sqrt(gap)) * U / U.abs().amax(0)], dim=1)
+            V = torch.cat([V, 0.3 * min(1.0, math.sqrt(abs(gap))) * U / U.abs().amax(0)], dim=1)
             continue
         elif H.Q.shape[1] == n:  # all of H is known
             return replace(_dense(H.product(torch.eye(n, dtype=b.dtype, device=b.device)), b, tol), hvps=H.spent)
@@ -379,6 +378,47 @@ def _eigenpairs(H: _Hessian, p: Float[Tensor, "n"], k: int, guess: Float[Tensor,
     return top_eigenpairs(H.product, p, k, guess, tol, max_products=100 + 10 * k, throw=False)
 
 
+def _search(
+    H: _Hessian, p: Float[Tensor, "n"], U: Float[Tensor, "n k"], limit: float, generator: np.random.Generator
+) -> tuple[float, Float[Tensor, "n 1"] | None]:
+    """A bound of the eigenvalues of P⁻¹H outside the span of eigenvectors U; and a vector, if one is above the limit.
+
+    Lanczos from a random vector x of unit length. Let m steps have Ritz values in [a, c], and C be the Chebyshev
+    polynomial of degree m - 1 there. Gauss quadrature is exact for its square: ‖C(P^{-½}HP^{-½}) x‖ ≤ 1. An eigenvector
+    in which x has the share ω, with eigenvalue λ > c, would make that at least C(λ) √ω. The share is smaller than δ/n
+    with a probability of about √δ, one in a thousand; else C(λ) ≤ √(n/δ), which bounds λ.
+    """
+    n, delta, root = len(p), 1e-6, p.sqrt()
+    known = torch.linalg.qr(root[:, None] * U).Q
+    basis = known.new_zeros(n, 0)
+    diagonal: list[float] = []
+    beside: list[float] = []
+    reach = math.log(2 * math.sqrt(n / delta))
+    w = torch.as_tensor(generator.standard_normal(n), dtype=p.dtype, device=p.device)
+    w = w - known @ (known.T @ w)
+    norm = scale = float(w.norm())
+    while True:
+        q = w / norm
+        basis = torch.cat([basis, q[:, None]], dim=1)
+        w = H.product((q / root)[:, None])[:, 0] / root
+        diagonal.append(float(q @ w))
+        for _ in range(2):
+            w = w - known @ (known.T @ w) - basis @ (basis.T @ w)
+        norm, m = float(w.norm()), len(diagonal)
+        theta, Y = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
+        low, high = float(theta[0]), float(theta[-1])
+        scale = max(abs(low), abs(high), 1e-300)
+        complete = norm <= 1e-10 * scale or m + U.shape[1] >= n
+        if high > limit and (complete or m > 3):
+            return high, (basis @ torch.as_tensor(Y[:, -1:].copy(), dtype=p.dtype, device=p.device)) / root[:, None]
+        bound = high if complete else math.inf
+        if not complete and m > 1:
+            bound = (low + high) / 2 + (high - low) / 2 * math.cosh(reach / (m - 1))
+        if complete or bound <= limit or m >= 500:
+            return bound, None
+        beside.append(norm)
+
+
 def _certificate(
     p: Float[Tensor, "n"],
     V: Float[Tensor, "n r"],
@@ -387,21 +427,22 @@ def _certificate(
     tol: float,
     pairs: Eigenpairs,
     k: int,
+    bound: float,
 ) -> Solution:
-    """That of p, raised until it is feasible, by the first k of the eigenpairs of P⁻¹H.
+    """That of p, raised until it is feasible, by the first k eigenpairs of P⁻¹H and a bound of the other eigenvalues.
 
     With P-orthonormal eigenvectors u, H ⪯ 2P + Σ (λ - 2)₊ zzᵀ, z = Pu. And zzᵀ ⪯ ‖z‖₁ diag|z|, whose trace ‖z‖₁² is at
     most that of P: raising p where z is, costs no more than raising all of it. Residuals, and what is not known to be
     below 2, are left to that.
     """
     values, residuals = pairs.values[:k], pairs.residuals[:k]
-    if not b.any() and float((values + residuals).max()) <= 0:  # nothing to hold down
+    if not b.any() and max(float((values + residuals).max()), bound) <= 0:  # nothing to hold down
         return _certified(0 * p, 0 * V, 0 * HV, b, tol)
     Z = (p[:, None] * pairs.U[:, :k]).abs()
     raised = p + (Z * Z.sum(0) * (values - 2).clamp(min=0)).sum(1) / 2
-    raised = raised * (1 + float((values.clamp(max=2) + residuals - 2).clamp(min=0).max()) / 2)
-    evenly = p * max(1.0, float((values + residuals).max()) / 2)
-    return min((_certified(x, V, HV, b, tol) for x in (raised, evenly)), key=lambda point: point.gap)
+    raised = raised * max(1.0, float((values.clamp(max=2) + residuals).max()) / 2, bound / 2)
+    evenly = p * max(1.0, float((values + residuals).max()) / 2, bound / 2)
+    return min((_certified(x, V, HV, b, tol) for x in (raised, evenly)), key=lambda point: abs(point.gap))
 
 
 def _ascend(
