@@ -81,7 +81,7 @@ def along(f: Objective, opt: RMSProp, tree: xr.DataTree, tol: float | None = Non
         seconds = [middle - begin, time.perf_counter() - middle]
         top = top_eigenpairs(hvp, ones, 1, None if top is None else top.start)
         solved = bar, hat
-        nu, nu_bar = ((lr * x).square().double().cpu() for x in (p, bar.p))
+        nu, nu_bar = ((lr * x).square().double().cpu() for x in (p - opt.eps / lr, bar.p))
         if lagging is None:
             lagging = nu  # what ν would be had it followed ν̄ from the first snapshot on
         else:

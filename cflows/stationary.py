@@ -37,7 +37,9 @@ class Solution:
     ----------
     p : array (n,)
         Diagonal of P, feasible: H ⪯ 2P. For products with H this rests on the eigenvalues of P⁻¹H that the
-        eigensolver found, each taken to be larger by its residual; for a dense H on a Cholesky factorisation.
+        eigensolver found, each taken to be larger by its residual, and on a search
+        from a random vector that bounds the others but for one case in a thousand; for a dense H on a Cholesky
+        factorisation.
     nu : array (n,)
         (ηp)²; infinite where p > 0 if η is.
     factor : array (n, r)
@@ -93,7 +95,7 @@ def solve(
     max_rank : int, optional
         Largest number of columns of V to try with products (default: √(2n) + 10; √(2n) always suffice for Z).
     max_products : int
-        Hessian-vector products after which to give up.
+        Hessian-vector products after which to give up (looked at between rounds, so that more may be spent).
     throw : bool
         Raise if not converged (otherwise see ``converged``).
 
@@ -122,10 +124,15 @@ def solve(
         raise ValueError("grad holds values that are not finite")
     if not (isinstance(lr, (int, float)) and lr > 0):
         raise ValueError(f"lr is {lr!r}; a learning rate must be positive (math.inf for the first term alone)")
+    if tol is not None and not tol > 0:
+        raise ValueError(f"tol is {tol}; it must be positive")
+    g = g.detach()
     b = g.abs() / lr  # zero if η is infinite
     if callable(hessian):
         tol = (1e-4 if g.dtype == torch.float32 else 1e-6) if tol is None else tol
         V0 = None if start is None else torch.as_tensor(start, dtype=torch.float64, device=g.device)
+        if V0 is not None and V0.ndim == 2 and not V0.shape[1]:
+            V0 = None
         if V0 is not None and not V0.isfinite().all():
             raise ValueError("start holds values that are not finite")
         if V0 is not None and (V0.ndim != 2 or len(V0) != len(g)):
@@ -299,7 +306,11 @@ class _Hessian:
 
     def _new(self, V: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         self.spent += V.shape[1]
-        HV = self.hvp(V.to(self.like.dtype)).to(V.dtype)
+        HV = self.hvp(V.to(self.like.dtype))
+        if not isinstance(HV, Tensor) or HV.shape != V.shape:
+            what = tuple(HV.shape) if isinstance(HV, Tensor) else type(HV).__name__
+            raise ValueError(f"hessian(V) gave {what} for V of shape {tuple(V.shape)}; it must give H @ V, (n, k)")
+        HV = HV.detach().to(V.dtype)
         if not HV.isfinite().all():
             raise DivergenceError("a product with the Hessian is not finite: the loss has overflowed at these weights")
         return HV
@@ -351,7 +362,7 @@ def _low_rank(
             point = replace(point, converged=point.converged and hidden is None)
         spare, gap = pairs.spare, point.gap
         stalled = 0 if best is None or hidden is not None or gap < 0.99 * best.gap else stalled + 1
-        best = point if best is None or abs(gap) < abs(best.gap) else best
+        best = point if best is None or point.converged or abs(gap) < abs(best.gap) else best
         top = float(pairs.values[0])
         basis = torch.linalg.qr(p.sqrt()[:, None] * V).Q
         U = pairs.U[:, pairs.values > 2]
@@ -366,7 +377,8 @@ def _low_rank(
             V = torch.cat([V, 0.3 * min(1.0, math.sqrt(abs(gap))) * U / U.abs().amax(0)], dim=1)
             continue
         elif H.Q.shape[1] == n:  # all of H is known
-            return replace(_dense(H.product(torch.eye(n, dtype=b.dtype, device=b.device)), b, tol), hvps=H.spent)
+            dense = _dense(H.product(torch.eye(n, dtype=b.dtype, device=b.device)), b, tol)
+            return replace(dense if dense.gap < abs(best.gap) else best, hvps=H.spent)
         elif U.shape[1] and V.shape[1] >= max_rank:
             message = f"λ_max(P⁻¹H) is still {top:.6g} at rank {max_rank}, the largest allowed; allow more (max_rank)"
         else:

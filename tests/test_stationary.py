@@ -169,6 +169,22 @@ def test_random_problems_by_products_and_dense():
         assert feasible(s.p, H), seed
 
 
+@pytest.mark.parametrize("cold", [True, False])
+@pytest.mark.parametrize(
+    ("n", "few", "b", "h"),
+    [(1500, 200, 1e-2, 2.3), (1500, 3, 1e-4, 3.0), (400, 3, 0.1, 3.0), (200, 40, 1e-2, 2.3)],
+)
+def test_what_hides_in_few_weights_is_found(n, few, b, h, cold):
+    """A diagonal H: λ_max(P⁻¹H) > 2 in a few weights that weigh next to nothing in a guess or a random vector."""
+    size, curvature = np.ones(n), 1.2 * np.ones(n)
+    size[:few], curvature[:few] = b, b * h
+    H = torch.from_numpy(curvature)[:, None]
+    s = stationary.solve(lambda V: H * V, size, 1.0, start=None if cold else np.zeros((n, 1)))
+    best = np.maximum(size, curvature / 2)
+    assert s.primal == pytest.approx((best + size**2 / best).sum(), rel=1e-6)
+    assert (curvature / s.p).max() <= 2 + 2e-6
+
+
 def test_an_eigenvalue_that_the_guess_does_not_see():
     """The guess solves the problem of one block; the other has eigenvalues beyond 2 for the P that comes of it."""
     n = 400
@@ -192,6 +208,8 @@ def test_an_eigenvalue_that_the_guess_does_not_see():
         (np.eye(2), np.array([1.0, math.inf]), 1.0, ValueError, "grad holds"),
         (np.eye(2), np.array([1, 2]), 1.0, TypeError, "convert it to floats"),
         (np.eye(2), [1.0, 2.0], 1.0, TypeError, "grad is a list"),
+        (lambda V: V[:, 0], np.ones(2), 1.0, ValueError, r"hessian\(V\) gave"),
+        (lambda V: None, np.ones(2), 1.0, ValueError, "gave NoneType"),
     ],
 )
 def test_bad_input_is_named(hessian, grad, lr, error, message):
