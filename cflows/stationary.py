@@ -355,7 +355,7 @@ def _low_rank(
         point = _certificate(p, V, HV, b, tol, pairs, 1, 0.0)
         hidden = None
         if point.converged:  # all pairs near 2, then a search for what they leave out
-            pairs = _eigenpairs(H, p, min(V.shape[1], n), pairs.start, 0.1)
+            pairs = _eigenpairs(H, p, min(V.shape[1], n), torch.cat([V, pairs.spare], dim=1), 0.1)
             pairs = _eigenpairs(H, p, max(int((pairs.values > 1.9).sum()), 1), pairs.start, tight)
             bound, hidden = _search(H, p, pairs.U, 2 + tol / 2, generator)
             point = _certificate(p, V, HV, b, tol, pairs, len(pairs.values), bound)
