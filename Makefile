@@ -16,7 +16,7 @@ test: lint
 bench: .venv/installed
 	mkdir -p benchmarks/results
 	for name in stationary scale; do \
-	  $(BIN)/python -m pytest benchmarks/test_$$name.py -o addopts= -p no:xdist \
+	  $(BIN)/python -m pytest benchmarks/bench_$$name.py -o addopts= -p no:xdist \
 	    --benchmark-json=benchmarks/results/$$name.json || exit 1; \
 	done
 

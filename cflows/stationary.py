@@ -37,8 +37,8 @@ class Solution:
     ----------
     p : array (n,)
         Diagonal of P, feasible: H ⪯ 2P. For products with H this rests on the eigenvalues of P⁻¹H that the
-        eigensolver found, each taken to be larger by its residual, and on a search
-        from a random vector that bounds the others but for one case in a thousand; for a dense H on a Cholesky
+        eigensolver found, each taken to be larger by its residual, and, if converged, on a
+        search from a random vector that bounds the others but for one case in a thousand; for a dense H on a Cholesky
         factorisation.
     nu : array (n,)
         (ηp)²; infinite where p > 0 if η is.
@@ -408,7 +408,9 @@ def _search(
     reach = math.log(2 * math.sqrt(n / delta))
     w = torch.as_tensor(generator.standard_normal(n), dtype=p.dtype, device=p.device)
     w = w - known @ (known.T @ w)
-    norm = scale = float(w.norm())
+    norm = float(w.norm())
+    if U.shape[1] >= n:
+        return -math.inf, None
     while True:
         q = w / norm
         basis = torch.cat([basis, q[:, None]], dim=1)

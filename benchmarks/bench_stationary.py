@@ -5,8 +5,8 @@
 Everything is in double precision. Ratios are taken within one run, on one machine.
 """
 
+import contextlib
 import math
-import time
 
 import cvxpy as cp
 import numpy as np
@@ -31,18 +31,15 @@ def test_agreement_with_cvxpy(benchmark):
             H, g, eta = problem(seed, 61)
             for lr in (eta, math.inf):
                 twin = stationary.reference(H, g, lr, **TIGHT)
-                objective.append(abs(stationary.solve(H, g, lr).primal - value(twin, g, lr)) / max(twin.sum(), 1e-300))
-                p.append(abs(stationary.solve(H, g, lr, tol=1e-10).p - twin).max() / max(twin.max(), 1e-300))
+                best, size = value(twin, g, lr), abs(H).max()  # P̂ = 0 where H has no positive eigenvalue
+                objective.append(abs(stationary.solve(H, g, lr).primal - best) / max(best, size))
+                p.append(abs(stationary.solve(H, g, lr, tol=1e-10).p - twin).max() / max(twin.max(), size))
         return objective, p
 
     objective, p = once(benchmark, worst)
-    benchmark.extra_info |= {
-        "problems": len(p),
-        "objective": max(objective),
-        "p": max(p),
-        "p beyond 1e-4": sum(x > 1e-4 for x in p),
-    }
+    benchmark.extra_info |= {"problems": len(p), "objective": max(objective), "p": max(p)}
     assert max(objective) < 1e-6
+    assert max(p) < 1e-4
 
 
 def random(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -78,18 +75,12 @@ class TestDense:
         scale = np.linalg.eigvalsh(H)[-1]
         options = {"time_limit": SECONDS} if solver == "CLARABEL" else {"time_limit_secs": SECONDS}
         program = form(H / scale, abs(g) / lr / scale)
-        begin = time.perf_counter()
-        try:
-            once(benchmark, lambda: program.solve(solver=solver, **options))
-            ended = program.status
-        except cp.SolverError:
-            ended = "stopped"
+
+        def solve():
+            with contextlib.suppress(cp.SolverError):  # the status says it
+                program.solve(solver=solver, **options)
+
+        once(benchmark, solve)
         best = stationary.solve(H, g, lr, tol=1e-9).primal
         error = abs(program.value * scale / best - 1) if program.value is not None else math.nan
-        benchmark.extra_info |= {
-            "n": n,
-            "lr": str(lr),
-            "objective": error,
-            "status": ended,
-            "seconds": time.perf_counter() - begin,
-        }
+        benchmark.extra_info |= {"n": n, "lr": str(lr), "objective": error, "status": program.status or "stopped"}

@@ -18,12 +18,11 @@ from cflows import stationary
 
 
 def in_a_process(channel, function, args):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begin = time.perf_counter()
     found = function(*args)
     seconds = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    channel.put({"seconds": seconds, "peak GB": peak / 1e6, "before GB": before / 1e6, **found})
+    channel.put({"seconds": seconds, "peak GB": peak / 1e6, **found})
 
 
 def apart(function, *args) -> dict:
@@ -38,12 +37,7 @@ def apart(function, *args) -> dict:
 
 
 def report(solution) -> dict:
-    return {
-        "gap": solution.gap,
-        "products": solution.hvps,
-        "rank": solution.factor.shape[1],
-        "converged": solution.converged,
-    }
+    return {"gap": solution.gap, "products": solution.hvps, "rank": solution.factor.shape[1]}
 
 
 def dense(n, lr):
