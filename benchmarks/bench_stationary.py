@@ -11,7 +11,7 @@ import math
 import cvxpy as cp
 import numpy as np
 import pytest
-from test_stationary import TIGHT, problem, value
+from programs import TIGHT, problem, value
 
 from cflows import stationary
 
