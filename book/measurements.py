@@ -61,6 +61,8 @@ def page(results: dict[str, dict]) -> str:
         "within a table; on another machine all of them differ.",
         "",
     ]
+    if not results:
+        lines += ["This copy holds no measurements yet: `make bench` makes them.", ""]
     entries = {
         name: [e["extra_info"] | {"test": e["name"], "time": e["stats"]["median"]} for e in result["benchmarks"]]
         for name, result in results.items()
