@@ -122,7 +122,8 @@ def solve(
         raise TypeError(f"grad is {g.dtype}; convert it to floats")
     if not g.isfinite().all():
         raise ValueError("grad holds values that are not finite")
-    if not (isinstance(lr, (int, float)) and lr > 0):
+    lr = float(lr)
+    if not lr > 0:
         raise ValueError(f"lr is {lr!r}; a learning rate must be positive (math.inf for the first term alone)")
     if tol is not None and not tol > 0:
         raise ValueError(f"tol is {tol}; it must be positive")
@@ -150,6 +151,7 @@ def solve(
             raise ValueError("hessian is not symmetric; pass (H + H.T) / 2 if that is what is meant")
         found = _dense((H + H.T).double() / 2, b.double(), 1e-7 if tol is None else tol)
     p = found.p.to(g.dtype)
+    p = torch.where(p < found.p, torch.nextafter(p, torch.full_like(p, math.inf)), p)  # rounded up: it stays feasible
     arrays = {"p": p, "nu": torch.where(p > 0, (lr * p).square(), 0.0), "factor": found.factor.to(g.dtype)}
     if isinstance(grad, np.ndarray):
         arrays = {name: x.numpy() for name, x in arrays.items()}
@@ -220,9 +222,10 @@ def _dual_factor(H: Tensor, Z: Float[Tensor, "n n"], tol: float) -> tuple[Float[
 
 
 def _dense(H: Float[Tensor, "n n"], b: Float[Tensor, "n"], tol: float) -> Solution:
-    """Follow the central path of  f(p) - μ log det(2P - H) - μ Σ log pᵢ  to small μ with Newton's method.
+    """A primal-dual interior-point method with Mehrotra's predictor and corrector.
 
-    Along it Z = μ (2P - H)⁻¹ is feasible for the dual, at a gap of at most 2nμ.
+    With S = 2P - H and multipliers Z, y of S ⪰ 0, p ≥ 0 it follows the path ZS = μI, py = μ, 1 - b²/p² = 2 diag Z + y
+    to small μ, in the direction of Helmberg, Rendl, Vanderbei and Wolkowicz (1996).
     """
     n = len(b)
     scale = max(H.abs().sum(1).max().item(), b.max().item())
@@ -230,39 +233,56 @@ def _dense(H: Float[Tensor, "n n"], b: Float[Tensor, "n"], tol: float) -> Soluti
         return replace(_certified(0 * b, b.new_zeros(n, 0), b.new_zeros(n, 0), b, tol), gap=0.0, converged=True)
     H, b = H / scale, b / scale
     eye = torch.eye(n, dtype=b.dtype, device=b.device)
-
-    def barrier(p: Tensor, mu: float) -> tuple[float, Tensor]:
-        """Value and Cholesky factor; infinite outside."""
-        L, info = torch.linalg.cholesky_ex(2 * torch.diag(p) - H)
-        if info or not (p > 0).all():
-            return math.inf, L
-        return float((p + b.square() / p - mu * p.log()).sum() - 2 * mu * L.diagonal().log().sum()), L
-
     p = torch.maximum(H.abs().sum(1), b) + 0.1
-    mu = 0.1
-    nothing = b.new_zeros(n, 0)
-    best = _certified(p, nothing, nothing, b, tol)
-    for _ in range(200):
-        here, L = barrier(p, mu)
-        S = torch.cholesky_solve(eye, L)  # (2P - H)⁻¹
-        slope = 1 - (b / p).square() - mu / p - 2 * mu * S.diagonal()
-        bend = 4 * mu * S.square() + torch.diag(2 * b.square() / p**3 + mu / p.square())
-        step = -torch.linalg.solve(bend, slope)
-        decrement = -float(slope @ step)
-        near = decrement < 0.5 * mu
-        last = 0.25 * tol * float(p.sum()) / n
-        if near and mu <= last:  # what Z is to first order after the step satisfies the dual's constraints
-            point = _certified(p, *_dual_factor(H, mu * (S - 2 * (S * step) @ S), tol), b, tol)
+    S, Z, y = 2 * torch.diag(p) - H, torch.diag(0.1 / p), 0.1 / p
+    best = _certified(p, b.new_zeros(n, 0), b.new_zeros(n, 0), b, tol)
+    length = 0.5
+
+    def turn(Z: Tensor, dp: Tensor) -> Tensor:
+        """How Z turns with S, so that ZS is what it was to first order."""
+        X = Z @ (2 * dp[:, None] * inverse)
+        return (X + X.T) / 2
+
+    def direction(mu: float, bend: Tensor, curl: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """dp, dZ, dy towards μ; ``bend`` and ``curl`` are the second-order parts of ZS and yp."""
+        slope = 1 - (b / p).square() - 2 * (mu * inverse - bend).diagonal() - (mu / p - curl)
+        dp = -torch.cholesky_solve(slope[:, None], factor)[:, 0]
+        return dp, mu * inverse - bend - Z - turn(Z, dp), mu / p - curl - y - y * dp / p
+
+    for _ in range(100):
+        L, singular = torch.linalg.cholesky_ex(S)
+        gap = float((Z * S).sum() + y @ p)
+        if singular or gap < 1e-4 * tol * float(p.sum()):
+            break
+        if gap <= tol * float(p.sum()):
+            point = _certified(p, *_dual_factor(H, Z, tol), b, tol)
             best = point if point.gap < best.gap else best
-            if best.converged or mu < 1e-3 * last:
+            if best.converged:
                 break
-        length = 1.0
-        while length > 1e-8 and not barrier(p + length * step, mu)[0] <= here + 1e-14 * abs(here):
-            length /= 2
-        p = p + length * step
-        mu = 0.1 * mu if near or length <= 1e-8 else mu
+        inverse = torch.cholesky_solve(eye, L)
+        M = 4 * Z * inverse + torch.diag(2 * b.square() / p**3 + y / p)
+        factor, singular = torch.linalg.cholesky_ex(M)
+        if singular:
+            break
+        dp, dZ, dy = direction(0.0, 0 * S, 0 * y)
+        mu = max(0.02, 1 - length) * gap / (2 * n)
+        dp, dZ, dy = direction(mu, turn(dZ, dp), dp * dy / p)
+        primal = min(_longest(S, 2 * torch.diag(dp)), _longest(torch.diag(p), torch.diag(dp)))
+        dual = min(_longest(Z, dZ), _longest(torch.diag(y), torch.diag(dy)))
+        length = min(primal, dual)
+        primal, dual = (length, length) if b.any() else (primal, dual)  # the terms b²/p couple them
+        p, Z, y = p + primal * dp, Z + dual * dZ, y + dual * dy
+        S = 2 * torch.diag(p) - H
     message = "" if best.converged else "rounding errors stand in the way of a smaller one"
     return replace(best, p=best.p * scale, primal=best.primal * scale, dual=best.dual * scale, message=message)
+
+
+def _longest(X: Float[Tensor, "n n"], dX: Float[Tensor, "n n"]) -> float:
+    """A step, at most 1, that stays well inside of where X + step dX is positive definite."""
+    step = 1.0
+    while step > 1e-10 and torch.linalg.cholesky_ex(X + step * dX)[1]:
+        step *= 0.8
+    return step if step == 1.0 else 0.95 * step
 
 
 # For products with H: the dual over points on spheres.
@@ -296,6 +316,8 @@ class _Hessian:
         if new.shape[1]:
             self.Q, self.HQ = torch.cat([self.Q, new], dim=1), torch.cat([self.HQ, self._new(new)], dim=1)
             A = self.Q.T @ self.HQ
+            if (A - A.T).abs().max() > 0.01 * A.abs().max():
+                raise ValueError("hessian(V) is not symmetric: u · Hv and v · Hu differ by more than a hundredth")
             self.A = (A + A.T) / 2
             inside = self.Q.T @ V
         return self.HQ @ inside

@@ -135,6 +135,17 @@ def test_what_is_not_success_is_said():
         stationary.solve(lambda V: V * math.nan, g, 1.0)
 
 
+def test_rounding_of_p_leaves_it_feasible():
+    H = torch.diag(torch.tensor([1.0, 0.3, 0.7])) / 3
+    p = stationary.solve(H, torch.ones(3) * 1e-3, math.inf).p
+    assert (2 * p.double() >= H.double().diagonal()).all()
+
+
+@pytest.mark.parametrize("lr", [np.float32(0.5), torch.tensor(0.5)])
+def test_a_learning_rate_may_be_a_scalar_of_any_kind(lr):
+    assert stationary.solve(torch.eye(2), torch.ones(2), lr).p[0] == pytest.approx(2.0)
+
+
 def test_rank_cap_is_named():
     A = np.random.default_rng(0).standard_normal((300, 300))
     H = torch.from_numpy(A + A.T)
@@ -195,6 +206,7 @@ def test_an_eigenvalue_that_the_guess_does_not_see():
         (np.eye(2), [1.0, 2.0], 1.0, TypeError, "grad is a list"),
         (lambda V: V[:, 0], np.ones(2), 1.0, ValueError, r"hessian\(V\) gave"),
         (lambda V: None, np.ones(2), 1.0, ValueError, "gave NoneType"),
+        (lambda V: V.cumsum(0), torch.ones(4), 1.0, ValueError, "not symmetric"),
     ],
 )
 def test_bad_input_is_named(hessian, grad, lr, error, message):
