@@ -7,7 +7,8 @@ the oscillation over the critical eigenvectors U of P⁻¹H (those with eigenval
 
 (equation "ansatz" of the chapter). Σ = 0 gives the stable flow. The central flow's Σ keeps every eigenvalue at or
 below 2 and is zero where an eigenvalue is below 2. To first order in time the matrix 2P - H seen along U moves as
-A + dt (α + B[X]), so that over a step X solves SDCP(A + dt α, dt B).
+A + dt (α + B[X]), so that over a step X solves SDCP(A + dt α, dt B). The ablated flow lacks the curvature penalty
+½ ∇⟨Σ, H⟩; ν alone then holds the eigenvalues at 2.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Critical(NamedTuple):
     A: Float[np.ndarray, "k k"]  # 2UᵀPU - UᵀHU
     U: Float[Tensor, "n k"]  # P-orthonormal right eigenvectors of P⁻¹H
     T: Float[Tensor, "k k n"]  # ∇(uᵢᵀ H uⱼ)
+    penalised: bool = True  # False: the flow without its curvature penalty
 
 
 class Oscillation(NamedTuple):
@@ -50,7 +52,8 @@ class Oscillation(NamedTuple):
     @classmethod
     def of(cls, critical: Critical, X: Float[np.ndarray, "k k"]) -> Oscillation:
         x = torch.as_tensor(X, dtype=critical.U.dtype, device=critical.U.device)
-        return cls(((critical.U @ x) * critical.U).sum(1), torch.einsum("ab,abn->n", x, critical.T) / 2)
+        penalty = torch.einsum("ab,abn->n", x, critical.T) / 2
+        return cls(((critical.U @ x) * critical.U).sum(1), penalty if critical.penalised else 0 * penalty)
 
 
 def excess(p: Tensor, diag: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
@@ -112,10 +115,10 @@ def drift(
     """How fast 2P - H changes along the critical eigenvectors.
 
     α = 2Uᵀ diag(ṗ₀) U - ∇H[U, U]·ẇ₀ with the stable flow's ẇ₀ and ṗ₀ = ∂p/∂ν ν̇₀ + ∂p/∂t, and
-    B[X, Y] = ½⟨∇H[Y], P⁻¹∇H[X]⟩ + 2⟨diag UYUᵀ, ∂p/∂ν c moment(4p² ⊙ diag UXUᵀ)⟩.
+    B[X, Y] = ½⟨∇H[Y], P⁻¹∇H[X]⟩ + 2⟨diag UYUᵀ, ∂p/∂ν c moment(4p² ⊙ diag UXUᵀ)⟩, the first term with the penalty only.
     ∂p/∂t, of a schedule or a bias correction, is the mean over ``span``, the interval of time that the step covers.
     """
-    _, U, T = critical
+    U, T = critical.U, critical.T
     k, n = U.shape[1], U.shape[0]
     dw, dnu = velocity(opt, nu, t, g)
     p, slope = opt.preconditioner(nu, t), opt.dp_dnu(nu, t)
@@ -126,7 +129,7 @@ def drift(
     pairs = (U[:, :, None] * U[:, None, :]).reshape(n, k * k).T
     growth = [(slope * opt.rate * opt.moment(excess(p, pair))).expand(n) for pair in pairs]
     a, parts = float64(alpha), []
-    for part in (third @ (third / p).T / 2, 2 * pairs @ torch.stack(growth).T):
+    for part in (critical.penalised * third @ (third / p).T / 2, 2 * pairs @ torch.stack(growth).T):
         b = float64(part).reshape(k, k, k, k)
         for axes in ((1, 0, 2, 3), (0, 1, 3, 2), (2, 3, 0, 1)):  # symmetric but for rounding
             b = (b + b.transpose(axes)) / 2

@@ -1,4 +1,4 @@
-"""The processes that `simulate` runs side by side: the optimizer, its midpoints, the stable and the central flow.
+"""The processes that `simulate` runs side by side: the optimizer, its midpoints, and its flows.
 
 Each holds a state, says what it sees there (`observe`), and moves on by one step (`advance`).
 """
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from . import flows
+from . import flows, stationary
 from .eigen import Eigenpairs, top_eigenpairs
 from .errors import DivergenceError
 from .objective import HVP, Objective
@@ -236,6 +236,7 @@ class Central(Flow):
     axes: Tensor | None = None  # P-orthonormal eigenvectors of Σ (n, k), by descending variance
     factor: Tensor  # F (n, k) with Σ = FFᵀ: axes times standard deviations
     extra: ClassVar = (*Flow.extra, "third", "dt", "axes")
+    penalised: ClassVar = True
 
     def __init__(
         self, f: Objective, opt: Optimizer, substeps: int, reuse: float, outputs: Outputs | None = None, **options
@@ -329,7 +330,7 @@ class Central(Flow):
             return None
         U, HU = self.pairs.U[:, :k], self.pairs.HU[:, :k]
         A = flows.float64(U.T @ (2 * self.p()[:, None] * U - HU))
-        return flows.Critical((A + A.T) / 2, U, self.third_derivatives(U))
+        return flows.Critical((A + A.T) / 2, U, self.third_derivatives(U), self.penalised)
 
     def third_derivatives(self, U: Float[Tensor, "n k"]) -> Float[Tensor, "k k n"]:
         """∇(uᵢᵀHuⱼ): those of a little while ago in the present basis, or fresh ones where these no longer do."""
@@ -368,9 +369,106 @@ class Central(Flow):
             )
 
 
-KINDS: dict[str, Callable[..., Process]] = {
+class Ablated(Central):
+    """The central flow without its curvature penalty: ν alone holds the eigenvalues at 2."""
+
+    penalised = False
+
+
+class Stationary(Flow):
+    """The stationary flow of RMSProp (chapter, "stationary-flow"): w alone, with P̄(w) and Σ̄(w) of the convex program.
+
+    P̄ and ½ ∇⟨Σ̄, H⟩ change slowly. They are solved for at some steps, from where they were before, and extrapolated from
+    the last two solutions over the steps between. How far the extrapolated velocity is off at the next solution says
+    how long the interval may be.
+    """
+
+    penalised: ClassVar = True
+    solved: tuple[tuple[float, Tensor, Tensor], ...] = ()  # the last two: time, P̄, ½ ∇⟨Σ̄, H⟩
+    V: Tensor | None = None  # of the last one: Σ̄ = (η²/4) VVᵀ
+    interval = 1.0  # units of time from the last solution to the next
+    extra: ClassVar = (*Flow.extra, "solved", "V", "interval")
+
+    def __init__(self, f: Objective, opt: Optimizer, source: Central | None, branch: int, accuracy: float, **options):
+        super().__init__(f, opt, **options)
+        self.source, self.branch, self.accuracy = source, branch, accuracy
+
+    def p(self) -> Float[Tensor, "n"]:
+        return self.at(self.t)[0]
+
+    def at(self, t: float) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+        """P̄ and ½ ∇⟨Σ̄, H⟩ at a time not long after the last solution."""
+        (t0, p0, penalty0), (t1, p1, penalty1) = self.solved[0], self.solved[-1]
+        s = (t - t1) / (t1 - t0) if t1 > t0 else 0.0
+        return p1 * (p1 / p0) ** s, penalty1 + s * (penalty1 - penalty0)
+
+    def observe(self, i: int) -> Record:
+        if i < self.branch:
+            self.w = torch.full_like(self.w, math.nan)
+            return {}
+        if i == self.branch and self.source is not None:
+            self.w, self.t = self.source.w, self.source.t
+            self.V = 2 / self.opt.learning_rate(self.t) * self.source.factor
+        record: Record = {}
+        if not self.solved or self.t >= self.solved[-1][0] + self.interval - 1e-9:
+            record = self.solve()
+        self.nu = (self.opt.learning_rate(self.t) * self.p()).square()
+        record |= self.look(self.due(i - self.branch))
+        assert self.V is not None
+        p, V = self.p(), self.V
+        X = self.opt.learning_rate(self.t) ** 2 / 4 * flows.float64(V.T @ (p[:, None] * V))
+        variances = np.linalg.eigvalsh((X + X.T) / 2)[::-1].clip(min=0)
+        return record | {"variances": variances.tolist(), "predicted_loss": record["loss"] + float(variances.sum())}
+
+    def solve(self) -> Record:
+        """The stationary preconditioner at w; how far extrapolation was off sets when the next is due."""
+        lr = self.opt.learning_rate(self.t)
+        _, g, hvp = self.f.linearize(self.w)
+        found = stationary.solve(hvp, g, lr, start=self.V)
+        X, Q = torch.linalg.eigh(found.factor.T @ (found.p[:, None] * found.factor))
+        self.V = (found.factor @ Q[:, X / X[-1:] > 1e-6]).flip(1)  # the same Σ̄ in as few directions as it has
+        penalty = torch.zeros_like(self.w)
+        if self.penalised:
+            for v in self.V.T:
+                penalty = penalty + lr**2 / 8 * self.f.hessian_gradients(self.w, v[:, None])[0, 0]
+        record: Record = {"gap": found.gap, "products": found.hvps}
+        if self.solved:
+            p, expected = self.at(self.t)
+            velocity = (g + penalty) / found.p
+            off = (g + expected) / p - velocity
+            error = ((found.p * off.square()).sum() / (found.p * velocity.square()).sum()).sqrt().item()
+            record["extrapolation"] = error
+            growth = min(2.0, math.sqrt(self.accuracy / max(error, 1e-12)))
+            self.interval = max(1.0, growth * (self.t - self.solved[-1][0]))
+        self.solved = (*self.solved[-1:], (self.t, found.p, penalty))
+        return record
+
+    def advance(self) -> None:
+        if not self.solved:
+            return
+        start, t, dt = self.w, self.t, 1.0
+        total, slope = torch.zeros_like(start), torch.zeros_like(start)
+        for c, share in flows.STAGES:
+            w = start + c * dt * slope
+            g = self.g if c == 0 else self.f.value_and_grad(w)[1]
+            p, penalty = self.at(t + c * dt)
+            slope = -(g + penalty) / p
+            total = total + share * slope
+        self.w, self.t = start + dt * total, t + dt
+
+
+class AblatedStationary(Stationary):
+    """The stationary flow without its curvature penalty."""
+
+    penalised = False
+
+
+KINDS: dict[str, Any] = {
     "discrete": Discrete,
     "midpoint": Midpoint,
     "stable": Stable,
     "central": Central,
+    "ablated": Ablated,
+    "stationary": Stationary,
+    "ablated_stationary": AblatedStationary,
 }

@@ -25,7 +25,7 @@ from .data import digest
 from .errors import ConvergenceError, DivergenceError
 from .objective import Objective
 from .optimizers import GradientDescent, Optimizer, RMSProp
-from .processes import KINDS, Outputs, Process
+from .processes import KINDS, Central, Flow, Outputs, Process, Stationary
 
 VARIABLES = {  # what a process records at every step: its dimension besides step, and what it is
     "loss": ("", "loss L at the process's weights"),
@@ -48,10 +48,15 @@ VARIABLES = {  # what a process records at every step: its dimension besides ste
     "rise": ("", "rate at which the eigenvalues would rise if nothing oscillated: -⟨X, α⟩ / tr X"),
     "curvature_reduction": ("", "rate at which curvature regularisation lowers them: ⟨X, B₁[X]⟩ / tr X"),
     "nu_growth": ("", "rate at which the growth of ν lowers them: ⟨X, B₂[X]⟩ / tr X"),
+    # how the stationary flow found P̄, at the steps at which it looked for it
+    "gap": ("", "relative duality gap of the stationary preconditioner"),
+    "products": ("", "Hessian-vector products that it took"),
+    "extrapolation": ("", "relative error of the velocity extrapolated from the two solutions before"),
 }
-CENTRAL = {  # those that only the central flow has
-    "predicted_grad_norm_sq", "predicted_grad_sq", "predicted_outputs", "output_deviations",
-    "displacements", "rise", "curvature_reduction", "nu_growth",
+OWN = {  # variables that only some kinds of process have
+    Central: {"predicted_grad_norm_sq", "predicted_grad_sq", "predicted_outputs", "output_deviations",
+              "displacements", "rise", "curvature_reduction", "nu_growth"},
+    Stationary: {"gap", "products", "extrapolation"},
 }  # fmt: skip
 SNAPSHOTS = {"discrete", "central"}  # processes of which snapshots are taken
 
@@ -70,6 +75,8 @@ def simulate(
     reuse: float = 2.0,
     coords: Sequence[int] = (),
     outputs: Outputs | None = None,
+    branch: int = 0,
+    accuracy: float = 0.02,
     snapshot_every: int = 0,
     checkpoint: str | Path | None = None,
     checkpoint_every: float = 60.0,
@@ -90,7 +97,9 @@ def simulate(
     processes : sequence of str
         "discrete": the optimizer. "midpoint": (w_{t-1} + 2 w_t + w_{t+1}) / 4 of it, which removes oscillations of
         period two (brings "discrete" with it). "stable": the stable flow, stopped where its effective sharpness
-        reaches 8, since it is stiff by then. "central": the central flow.
+        reaches 8, since it is stiff by then. "central": the central flow. "ablated": the central flow without its
+        curvature penalty. "stationary": the stationary flow of RMSProp, from step ``branch`` on; eps is neglected in
+        it, and its ν is ν̄. "ablated_stationary": without its curvature penalty.
     warmup : int
         Plain optimizer steps taken before the processes part ways.
     eigs : int
@@ -112,6 +121,11 @@ def simulate(
     outputs : callable, Tensor (n,) -> Tensor (m,), optional
         Functions of the weights to record at every step, such as a network's outputs for a few images:
         ``lambda w: f.outputs(w, images).flatten()``. Twice differentiable if the central flow is among the processes.
+    branch : int
+        Step at which the stationary flows leave the central flow, which must be among the processes (0: they start as
+        the others do). They ask for a ν that has all but converged.
+    accuracy : float
+        Relative error of the stationary flows' velocity that they aim at between two steps at which they solve for P̄.
     snapshot_every : int
         Steps between two snapshots of all of w, ν and g² of the optimizer and the central flow; 0: none. A snapshot
         takes six vectors (n,) and one for each critical eigenvalue, in memory and in the checkpoint: with 24,860
@@ -143,27 +157,35 @@ def simulate(
     ConvergenceError
         If an eigenvalue or complementarity problem is not solved; as above.
     """
-    integers = {"steps": steps, "warmup": warmup, "eigs": eigs, "substeps": substeps, "snapshot_every": snapshot_every}
+    integers = {
+        "steps": steps, "warmup": warmup, "eigs": eigs, "substeps": substeps, "branch": branch,
+        "snapshot_every": snapshot_every,
+    }  # fmt: skip
     integers, chosen, coords = _check(f, opt, integers, processes, coords)
-    steps, warmup, eigs, substeps, snapshot_every = integers.values()
-    for name, value, good in (("eig_tol", eig_tol, "between 0 and 1"), ("reuse", reuse, "0 or more")):
-        if not isinstance(value, (int, float)) or not (0 < value < 1 if name == "eig_tol" else value >= 0):
-            raise ValueError(f"{name} is {value!r}; it must be {good}")
+    steps, warmup, eigs, substeps, branch, snapshot_every = integers.values()
+    for name, value in {"eig_tol": eig_tol, "accuracy": accuracy}.items():
+        if not isinstance(value, (int, float)) or not 0 < value < 1:
+            raise ValueError(f"{name} is {value!r}; it must be between 0 and 1")
+    if not isinstance(reuse, (int, float)) or not reuse >= 0:
+        raise ValueError(f"reuse is {reuse!r}; it must be 0 or more")
     every = _intervals(eig_every, chosen)
     loss, g = f.value_and_grad(f.w0)
     told = None if outputs is None else digest(_outputs(outputs, f.w0))
     identity = integers | {
         "optimizer": _signature(opt, warmup + steps + 1), "processes": chosen, "eig_every": every, "eig_tol": eig_tol,
-        "reuse": reuse, "coords": coords, "outputs": told, "weights": f.dim, "dtype": str(f.w0.dtype),
+        "reuse": reuse, "accuracy": accuracy, "coords": coords, "outputs": told, "weights": f.dim,
+        "dtype": str(f.w0.dtype),
         "loss": loss.item(), "start": sha256(torch.stack([f.w0, g]).cpu().numpy().tobytes()).hexdigest(),
     }  # fmt: skip
     options: dict[str, Any] = {"eigs": min(eigs, f.dim), "eig_tol": eig_tol}
     options["coords"] = torch.as_tensor(coords, dtype=torch.int64, device=f.w0.device)
     walkers: dict[str, Process] = {}
     for name in chosen:
-        more = {"eig_every": every[name]} | (
-            {"substeps": substeps, "reuse": reuse, "outputs": outputs} if name == "central" else {}
-        )
+        more: dict[str, Any] = {"eig_every": every[name]}
+        if issubclass(KINDS[name], Central):
+            more |= {"substeps": substeps, "reuse": reuse, "outputs": outputs}
+        elif issubclass(KINDS[name], Stationary):
+            more |= {"source": walkers["central"] if branch else None, "branch": branch, "accuracy": accuracy}
         first: tuple = (walkers["discrete"],) if name == "midpoint" else (f, opt)
         walkers[name] = KINDS[name](*first, **options, **more)
 
@@ -334,7 +356,9 @@ def _dataset(process: str, rows: list[dict], widths: dict[str, int]) -> xr.Datas
     lists = [row[name] for row in rows for name in ("eigenvalues", "variances") if name in row]
     widths = widths | {"eig": max([widths["eig"], *map(len, lists)])}
     for name, (dim, meaning) in VARIABLES.items():
-        if (dim and not widths[dim]) or (process != "central" and name in CENTRAL):
+        if (dim and not widths[dim]) or any(
+            name in own and not issubclass(KINDS[process], kind) for kind, own in OWN.items()
+        ):
             continue
         fill = 0.0 if name == "variances" else np.nan  # of a list that is too short
         values = np.full((len(rows), *([widths[dim]] if dim else [])), np.nan)
@@ -386,7 +410,7 @@ def _intervals(eig_every: int | Mapping[str, int], chosen: list[str]) -> dict[st
         raise ValueError(f"eig_every has {sorted(unknown)}; its keys must be among {', '.join(KINDS)}")
     every = {name: every.get(name, 0) for name in chosen}
     for name, value in every.items():
-        least = 1 if name in ("stable", "central") else 0
+        least = 1 if issubclass(KINDS[name], Flow) else 0
         if not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"eig_every is {value!r} for {name}; it must be an integer of at least {least}")
     return {name: int(value) for name, value in every.items()}
@@ -412,7 +436,7 @@ def _check(
             raise ValueError(f"{name} is {value}; it must be at least {least}")
         return value
 
-    least = {"steps": 1, "warmup": 0, "eigs": 1, "substeps": 1, "snapshot_every": 0}
+    least = {"steps": 1, "warmup": 0, "eigs": 1, "substeps": 1, "branch": 0, "snapshot_every": 0}
     integers = {name: integer(value, name, least[name]) for name, value in integers.items()}
     names = [processes] if isinstance(processes, str) else list(processes)
     unknown = [name for name in names if name not in KINDS]
@@ -421,8 +445,13 @@ def _check(
     coords = [integer(c, "an entry of coords", 0) for c in coords]
     if outside := [c for c in coords if c >= f.dim]:
         raise ValueError(f"coords has {outside}; with {f.dim} weights they must be from 0 to {f.dim - 1}")
-    if {"stable", "central"} & set(names):
+    if any(issubclass(KINDS[name], Flow) for name in names):
         _ = opt.rate  # complains if the optimizer has no flow
+    if any(issubclass(KINDS[name], Stationary) for name in names):
+        if type(opt) is not RMSProp:
+            raise ValueError(f"opt is {type(opt).__name__}; the stationary flows are those of RMSProp")
+        if integers["branch"] and "central" not in names:
+            raise ValueError('the stationary flows leave the central flow at step branch; add "central" to processes')
     if "midpoint" in names:
         names.append("discrete")
     return integers, [name for name in KINDS if name in names], coords

@@ -115,7 +115,7 @@ def solve(
     """
     if not isinstance(grad, (Tensor, np.ndarray)):
         raise TypeError(f"grad is a {type(grad).__name__}; it must be a torch.Tensor or a numpy array")
-    g = torch.as_tensor(grad)
+    g = grad if isinstance(grad, Tensor) else torch.from_numpy(grad)
     if g.ndim != 1 or not len(g):
         raise ValueError(f"grad has shape {tuple(g.shape)}; it must be a vector (n,)")
     if not g.is_floating_point():

@@ -31,11 +31,12 @@ def setting(opt, seed=0, k=3):
     return f, nu, t, g, flows.Critical(A.numpy(), U, f.hessian_gradients(f.w0, U)), X
 
 
+@pytest.mark.parametrize("penalised", [True, False])
 @pytest.mark.parametrize("opt", OPTIMIZERS)
-def test_drift_against_differences_along_the_flow(opt):
+def test_drift_against_differences_along_the_flow(opt, penalised):
     """A' = α + B[X]: let time pass for a little while, and look how 2UᵀPU - UᵀHU has changed."""
     f, nu, t, g, critical, X = setting(opt)
-    _, U, _ = critical
+    critical, U = critical._replace(penalised=penalised), critical.U
     dt = 1e-5
     drift = flows.drift(opt, nu, t, g, critical, (t - dt, t + dt))
     alpha, B = drift.alpha, drift.B
@@ -175,6 +176,9 @@ def test_velocity_against_the_equations_written_out():
     np.testing.assert_allclose(dw.numpy(), -0.05 / np.sqrt(nu.numpy()) * (g.numpy() + penalty), rtol=1e-6, atol=1e-9)
     twin = (0.1 / 0.9) * (g.numpy() ** 2 + 4 * nu.numpy() / 0.05**2 * np.diag(Sigma) - nu.numpy())
     np.testing.assert_allclose(dnu.numpy(), twin, rtol=1e-12)
+    ablated = flows.velocity(opt, nu, t, g, flows.Oscillation.of(critical._replace(penalised=False), X))
+    np.testing.assert_array_equal(ablated[0].numpy(), (-g / opt.preconditioner(nu, t)).numpy())
+    np.testing.assert_array_equal(ablated[1].numpy(), dnu.numpy())
 
 
 def test_stable_flow_is_of_fourth_order():
@@ -252,3 +256,56 @@ def test_halving_the_substep_moves_the_central_flow_by_less_each_time():
         ends[m] = tree["central"]["predicted_loss"].values[-20:]
     moves = [np.linalg.norm(ends[2 * m] - ends[m]) for m in (1, 2, 4)]
     assert moves[0] > 1.8 * moves[1] > 1.8**2 * moves[2]
+
+
+def test_the_ablated_flow_leaves_the_central_flow_at_the_edge():
+    """Without its curvature penalty ν alone holds the eigenvalues at 2, and it has to be larger."""
+    f, opt = mlp_objective(width=8, examples=20), RMSProp(0.01, 0.95, bias_correction=True)
+    tree = cflows.simulate(f, opt, 160, ("central", "ablated"), progress=False)
+    central, ablated = tree["central"], tree["ablated"]
+    edge = int((central["variances"].values[:, 0] > 0).argmax())
+    assert 0 < edge < 60
+    np.testing.assert_array_equal(central["loss"][:edge], ablated["loss"][:edge])
+    assert float(tree["distance"]["ablated-central"][-1]) > 0.01
+    locked = ablated["variances"][edge + 5 :, 0] > 0
+    assert locked.all()
+    np.testing.assert_allclose(ablated["eigenvalues"][edge + 5 :, 0], 2, rtol=5e-3)
+    assert (ablated["curvature_reduction"][edge + 1 :] == 0).all()
+    assert float(ablated["nu_sum"][-1]) > 1.02 * float(central["nu_sum"][-1])
+
+
+def test_the_stationary_flow_on_a_diagonal_quadratic_is_known():
+    """p̄ = max(|g| / η, h / 2): it goes down at η while |g| / η > h / 2, that is |w| > η / 2, then w falls as e⁻²ᵗ."""
+    h, w0, eta = np.array([1.0, 3.0, 0.2]), np.array([0.4, 0.31, 0.003]), 0.01
+    f = Objective(lambda w: (torch.from_numpy(h) * w.square()).sum() / 2, torch.from_numpy(w0))
+    tree = cflows.simulate(f, RMSProp(eta, 0.9), 50, ("stationary",), accuracy=0.001, progress=False)["stationary"]
+    straight = np.maximum(w0 - eta / 2, 0) / eta  # for so long
+    t = np.arange(50.0)[:, None]
+    w = np.where(
+        t < straight, w0 - eta * t, np.minimum(w0, eta / 2) * np.exp(-2 * np.maximum(t - straight, 0))
+    )
+    loss = (h * w**2).sum(1) / 2
+    np.testing.assert_allclose(tree["loss"], loss, atol=0.01 * loss[0])
+
+
+@pytest.mark.parametrize("name", ["stationary", "ablated_stationary"])
+def test_the_stationary_flow_against_a_naive_twin(name):
+    """Small explicit steps with dense H, solved for at each, and ∇⟨Σ̄, H⟩ by differences of dense Hessians."""
+    f, opt = mlp_objective(width=8, examples=20), RMSProp(0.01, 0.95)
+    options = {"warmup": 60, "progress": False, "eig_every": 100}
+    run = cflows.simulate(f, opt, 6, ("discrete", name), accuracy=1e-4, snapshot_every=100, **options)
+    w, m = torch.from_numpy(run["snapshots/discrete"]["weights"].values[0]), 50
+    losses = [float(f.value_and_grad(w)[0])]
+    for i in range(5 * m):
+        g, H = f.value_and_grad(w)[1], hessian(f, w)
+        s = cflows.stationary.solve(H, g.numpy(), 0.01)
+        penalty = np.zeros(f.dim)
+        for v in s.factor.T * (name == "stationary"):
+            v = torch.from_numpy(v)
+            change = f.hvp(w + 1e-4 * v, v[:, None]) - f.hvp(w - 1e-4 * v, v[:, None])
+            penalty += 0.01**2 / 8 * change[:, 0].numpy() / 2e-4
+        w = w - torch.from_numpy((g.numpy() + penalty) / s.p) / m
+        if (i + 1) % m == 0:
+            losses.append(float(f.value_and_grad(w)[0]))
+    fall = losses[0] - losses[-1]
+    np.testing.assert_allclose(run[name]["loss"], losses, atol=0.02 * fall)

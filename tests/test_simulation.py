@@ -9,7 +9,7 @@ import cflows
 from cflows import DivergenceError, GradientDescent, Objective, RMSProp, simulate
 
 OPT = RMSProp(0.01, 0.95, bias_correction=True)
-ALL = ("discrete", "midpoint", "stable", "central")
+ALL = ("discrete", "midpoint", "stable", "central", "ablated", "stationary", "ablated_stationary")
 
 
 def quiet(*arguments, **options):
@@ -36,6 +36,20 @@ def test_the_tree():
     )
     assert central["variances"].dims == ("step", "eig")
     assert float(central["eigenvalues"][-1].max()) < 2.02
+
+
+def test_stationary_flows_leave_the_central_flow_at_the_branch():
+    processes = ("central", "stationary", "ablated_stationary")
+    tree = quiet(mlp_objective(width=8, examples=20), OPT, 60, processes, branch=30)
+    for name in processes[1:]:
+        assert tree[name]["loss"][:30].isnull().all()
+        assert tree[name]["loss"][30:].notnull().all()
+        apart = tree["distance"][f"{name}-central"]
+        assert apart[:30].isnull().all()
+        assert float(apart[30]) == 0
+        assert float(apart[-1]) > 0
+        assert float(tree[name]["gap"].max()) <= 1e-6
+        assert float(tree[name]["products"].sum()) > 0
 
 
 def test_every_variable_says_what_it_is():
@@ -226,7 +240,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, error):
         f._terms = [loss]
         return f
 
-    options = {"outputs": lambda w: w[:2] ** 2, "snapshot_every": 16}
+    options = {"outputs": lambda w: w[:2] ** 2, "snapshot_every": 16, "branch": 20}
     whole = quiet(objective(), OPT, 60, ALL, **options)
     needed = calls
     assert float(whole["central"]["variances"].max()) > 0  # the interesting part is in it
@@ -351,6 +365,10 @@ def test_a_start_beyond_the_edge_ends_at_the_edge():
         ({"processes": ()}, ValueError, r"processes is \(\)"),
         ({"eig_every": {"discret": 1}}, ValueError, r"eig_every has \['discret'\]"),
         ({"eig_tol": 0}, ValueError, "eig_tol is 0"),
+        ({"accuracy": 2}, ValueError, "accuracy is 2"),
+        ({"branch": -1}, ValueError, "branch is -1"),
+        ({"branch": 1, "processes": "stationary"}, ValueError, 'add "central" to processes'),
+        ({"processes": "stationary", "opt": GradientDescent(0.1)}, ValueError, "opt is GradientDescent"),
         ({"reuse": -1}, ValueError, "reuse is -1"),
         ({"coords": [1.7]}, TypeError, "coords is 1.7"),
         ({"coords": [44]}, ValueError, r"coords has \[44\]; with 44 weights"),
@@ -375,10 +393,11 @@ def meta_by_default():
 @pytest.mark.parametrize("opt", [OPT, cflows.ScalarRMSProp(0.05, 0.95, bias_correction=True), GradientDescent(0.05)])
 def test_nothing_is_made_on_the_default_device(opt, request):
     f = mlp_objective(width=8, examples=20)
-    expected = quiet(f, opt, 40, ALL, coords=[1, 2])
+    chosen = ALL if type(opt) is RMSProp else [name for name in ALL if "stationary" not in name]
+    expected = quiet(f, opt, 40, chosen, coords=[1, 2])
     request.getfixturevalue("meta_by_default")
-    tree = quiet(f, opt, 40, ALL, coords=[1, 2])
-    for name in ALL:
+    tree = quiet(f, opt, 40, chosen, coords=[1, 2])
+    for name in chosen:
         xr.testing.assert_identical(tree[name].dataset, expected[name].dataset)
 
 
