@@ -23,21 +23,26 @@ def once(benchmark, function, *args):
 
 
 def test_agreement_with_cvxpy(benchmark):
-    """200 problems of 2 to 60 weights, P̄ with η from 1e-3 to 1e3 and P̂ for each."""
+    """200 problems of 2 to 60 weights, P̄ with η from 1e-3 to 1e3 and P̂ for each; CVXPY fails at one."""
 
     def worst():
-        objective, p = [], []
+        objective, p, unsolved = [], [], 0
         for seed in range(200):
             H, g, eta = problem(seed, 61)
             for lr in (eta, math.inf):
-                twin = stationary.reference(H, g, lr, **TIGHT)
+                try:
+                    twin = stationary.reference(H, g, lr, **TIGHT)
+                except cp.SolverError:
+                    unsolved += 1
+                    continue
                 best, size = value(twin, g, lr), abs(H).max()  # P̂ = 0 where H has no positive eigenvalue
                 objective.append(abs(stationary.solve(H, g, lr).primal - best) / max(best, size))
                 p.append(abs(stationary.solve(H, g, lr, tol=1e-10).p - twin).max() / max(twin.max(), size))
-        return objective, p
+        return objective, p, unsolved
 
-    objective, p = once(benchmark, worst)
-    benchmark.extra_info |= {"problems": len(p), "objective": max(objective), "p": max(p)}
+    objective, p, unsolved = once(benchmark, worst)
+    benchmark.extra_info |= {"solved": len(p), "unsolved by CVXPY": unsolved, "objective": max(objective), "p": max(p)}
+    assert unsolved <= 2
     assert max(objective) < 1e-6
     assert max(p) < 1e-4
 
@@ -71,6 +76,8 @@ class TestDense:
     @pytest.mark.parametrize("form", [primal, dual])
     @pytest.mark.parametrize("solver", ["SCS", "CLARABEL"])
     def test_cvxpy(self, benchmark, n, lr, form, solver):
+        if solver == "CLARABEL" and n > 100:
+            pytest.skip("it needs more than 24 GB of memory")
         H, g = random(n)
         scale = np.linalg.eigvalsh(H)[-1]
         options = {"time_limit": SECONDS} if solver == "CLARABEL" else {"time_limit_secs": SECONDS}

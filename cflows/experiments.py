@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pooch
 import torch
@@ -27,9 +27,12 @@ ALGORITHM = 2  # raise it when a change to the library changes what a run, or it
 Preset = Literal["ci", "laptop", "paper"]
 
 
+PROCESSES = ("discrete", "midpoint", "stable", "central")
+
+
 @dataclass(frozen=True)
 class Experiment:
-    """RMSProp on a ResNet and CIFAR-10 with mean squared error on one-hot labels, beside its flows."""
+    """An optimizer on a ResNet and CIFAR-10 with mean squared error on one-hot labels, beside its flows."""
 
     name: tyro.conf.Suppress[str] = "rmsprop-resnet"
     width: int = 8
@@ -44,6 +47,7 @@ class Experiment:
     """side of the images in pixels"""
     seed: int = 0
     """of the initial weights"""
+    optimizer: Literal["RMSProp", "ScalarRMSProp", "GradientDescent"] = "RMSProp"
     lr: float = 3e-5
     beta2: float = 0.99
     eps: float = 0.0
@@ -51,7 +55,9 @@ class Experiment:
     warmup: int = 0
     """optimizer steps before the processes part ways"""
     steps: int = 800
-    processes: tuple[str, ...] = ("discrete", "midpoint", "stable", "central")
+    processes: tuple[str, ...] = (*PROCESSES, "ablated", "stationary", "ablated_stationary")
+    branch: int = 600
+    """step at which the stationary flows leave the central flow"""
     eigs: int = 4
     """eigenvalues of the effective Hessian to follow, at least"""
     eig_every: int = 5
@@ -66,19 +72,34 @@ class Experiment:
     """number of weights, evenly spread, whose squared gradient and ν are recorded"""
     snapshot_every: int = 50
     """steps between two snapshots of all weights, ν and g²"""
+    window: int = 20
+    """last steps that can be computed again by themselves"""
     batch_size: int | None = None
     """images at a time (bounds memory)"""
 
 
+TINY = Experiment(width=2, per_class=25, size=8, eig_every=10, window=10)
+LARGE = Experiment(width=16, blocks=3, per_class=250, size=32)
+GD: dict[str, Any] = {"optimizer": "GradientDescent", "processes": PROCESSES, "branch": 0, "snapshot_every": 0}
+SCALAR = GD | {"optimizer": "ScalarRMSProp"}
 PRESETS: dict[str, dict[str, Experiment]] = {
     "rmsprop-resnet": {
-        "ci": Experiment(
-            width=2, per_class=25, size=8, lr=1e-4, warmup=430, steps=180, eig_every=10, snapshot_every=20
-        ),
+        "ci": replace(TINY, lr=1e-4, warmup=430, steps=180, branch=150, snapshot_every=20),
         "laptop": Experiment(),
-        "paper": Experiment(width=16, blocks=3, per_class=250, size=32, lr=2e-5, steps=3000, snapshot_every=100),
-    }
+        "paper": replace(LARGE, lr=2e-5, steps=3000, branch=2000, snapshot_every=100),
+    },
+    "gd-resnet": {
+        "ci": replace(TINY, **GD, lr=0.1, warmup=25, steps=50),
+        "laptop": replace(Experiment(), **GD, lr=0.02, steps=400),
+        "paper": replace(LARGE, **GD, lr=0.02, steps=3000),
+    },
+    "scalar-rmsprop-resnet": {
+        "ci": replace(TINY, **SCALAR, lr=0.02, warmup=35, steps=60),
+        "laptop": replace(Experiment(), **SCALAR, lr=0.01, steps=400),
+        "paper": replace(LARGE, **SCALAR, lr=0.01, steps=3000),
+    },
 }
+PRESETS = {name: {size: replace(e, name=name) for size, e in sizes.items()} for name, sizes in PRESETS.items()}
 
 
 def get(name: str, preset: Preset = "laptop", **changes) -> Experiment:
@@ -112,9 +133,12 @@ def objective(experiment: Experiment, device: str | torch.device = "auto") -> Ob
     return Objective.from_module(module, nn.MSELoss(), images, targets, experiment.batch_size)
 
 
-def optimizer(experiment: Experiment) -> optimizers.RMSProp:
+def optimizer(experiment: Experiment) -> optimizers.Optimizer:
     """The optimizer of an experiment."""
-    return optimizers.RMSProp(experiment.lr, experiment.beta2, experiment.eps, experiment.bias_correction)
+    e = experiment
+    if e.optimizer == "GradientDescent":
+        return optimizers.GradientDescent(e.lr)
+    return getattr(optimizers, e.optimizer)(e.lr, e.beta2, e.eps, e.bias_correction)
 
 
 def run(name: str, preset: Preset = "laptop", device: str | torch.device = "auto", **changes) -> xr.DataTree:
@@ -126,7 +150,7 @@ def run(name: str, preset: Preset = "laptop", device: str | torch.device = "auto
     Parameters
     ----------
     name : str
-        "rmsprop-resnet".
+        One of `PRESETS`.
     preset : "ci", "laptop" or "paper"
     device
         Where to compute; "auto" takes a GPU if there is one.
@@ -162,15 +186,17 @@ def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.D
         experiment.warmup,
         eigs=experiment.eigs,
         eig_every={
-            "midpoint": experiment.eig_every,
-            "stable": 2 * experiment.eig_every,
-            "central": 2 * experiment.eig_every,
+            name: (1 if name == "midpoint" else 2) * experiment.eig_every
+            for name in experiment.processes
+            if name != "discrete"
         },
         eig_tol=experiment.eig_tol,
         substeps=experiment.substeps,
         reuse=experiment.reuse,
         outputs=lambda w: f.outputs(w, images).gather(1, labels[:, None]).squeeze(1),
+        branch=experiment.branch,
         snapshot_every=experiment.snapshot_every,
+        window=experiment.window,
         coords=[i * f.dim // experiment.coords for i in range(experiment.coords)],
         checkpoint=path.with_suffix(".ckpt"),
     )

@@ -14,10 +14,10 @@ from tqdm import tqdm
 from . import stationary
 from .eigen import top_eigenpairs
 from .objective import Objective
-from .optimizers import RMSProp, ScalarRMSProp
+from .optimizers import Optimizer, RMSProp, ScalarRMSProp
 
 
-def along(f: Objective, opt: RMSProp, tree: xr.DataTree, tol: float | None = None, every: int = 1) -> xr.Dataset:
+def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = None, every: int = 1) -> xr.Dataset:
     """Solve both convex programs at the snapshots of the central flow (chapter, "convex-program-P" and "P-hat").
 
     Parameters

@@ -62,6 +62,7 @@ class Process(ABC):
         return {name: getattr(self, name) for name in ("w", "nu", "t", "guess", "near", *self.extra)}
 
     extra: ClassVar[tuple[str, ...]] = ()  # further attributes that belong to the state
+    caches: ClassVar = {"guess", "third", "axes"}  # those of the state that only save time, or keep signs
 
     @abstractmethod
     def observe(self, i: int) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import operator
 import sys
@@ -78,6 +79,7 @@ def simulate(
     branch: int = 0,
     accuracy: float = 0.02,
     snapshot_every: int = 0,
+    window: int = 0,
     checkpoint: str | Path | None = None,
     checkpoint_every: float = 60.0,
     progress: bool = True,
@@ -130,6 +132,8 @@ def simulate(
         Steps between two snapshots of all of w, ν and g² of the optimizer and the central flow; 0: none. A snapshot
         takes six vectors (n,) and one for each critical eigenvalue, in memory and in the checkpoint: with 24,860
         weights in float32 and three eigenvalues, 0.9 MB. All else takes less than 2 kB a step in the result.
+    window : int
+        Number of last steps that `replay` shall be able to compute again: the result holds the state they start from.
     checkpoint : path, optional
         File that holds the state of the run; if it is there, the run goes on from it. Written every
         ``checkpoint_every`` seconds, at the end, and whenever an error or an interruption ends the run early.
@@ -147,6 +151,7 @@ def simulate(
         Node "distance": Euclidean distances between the weights of processes, named as "central-discrete".
         Node "snapshots", with nodes "discrete" and "central": ``weights``, ``nu``, ``grad_sq`` (step, weight), and
         ``factor`` F (step, weight, rank) with Σ = FFᵀ, at the steps at which they were taken.
+        Node "state", if there is a window: the state at its start, as bytes.
 
     Raises
     ------
@@ -159,10 +164,10 @@ def simulate(
     """
     integers = {
         "steps": steps, "warmup": warmup, "eigs": eigs, "substeps": substeps, "branch": branch,
-        "snapshot_every": snapshot_every,
+        "snapshot_every": snapshot_every, "window": window,
     }  # fmt: skip
     integers, chosen, coords = _check(f, opt, integers, processes, coords)
-    steps, warmup, eigs, substeps, branch, snapshot_every = integers.values()
+    steps, warmup, eigs, substeps, branch, snapshot_every, window = integers.values()
     for name, value in {"eig_tol": eig_tol, "accuracy": accuracy}.items():
         if not isinstance(value, (int, float)) or not 0 < value < 1:
             raise ValueError(f"{name} is {value!r}; it must be between 0 and 1")
@@ -170,6 +175,8 @@ def simulate(
         raise ValueError(f"reuse is {reuse!r}; it must be 0 or more")
     every = _intervals(eig_every, chosen)
     loss, g = f.value_and_grad(f.w0)
+    if window > steps:
+        raise ValueError(f"window is {window}; the run has no more than {steps} steps")
     told = None if outputs is None else digest(_outputs(outputs, f.w0))
     identity = integers | {
         "optimizer": _signature(opt, warmup + steps + 1), "processes": chosen, "eig_every": every, "eig_tol": eig_tol,
@@ -177,22 +184,10 @@ def simulate(
         "dtype": str(f.w0.dtype),
         "loss": loss.item(), "start": sha256(torch.stack([f.w0, g]).cpu().numpy().tobytes()).hexdigest(),
     }  # fmt: skip
-    options: dict[str, Any] = {"eigs": min(eigs, f.dim), "eig_tol": eig_tol}
-    options["coords"] = torch.as_tensor(coords, dtype=torch.int64, device=f.w0.device)
-    walkers: dict[str, Process] = {}
-    for name in chosen:
-        more: dict[str, Any] = {"eig_every": every[name]}
-        if issubclass(KINDS[name], Central):
-            more |= {"substeps": substeps, "reuse": reuse, "outputs": outputs}
-        elif issubclass(KINDS[name], Stationary):
-            more |= {"source": walkers["central"] if branch else None, "branch": branch, "accuracy": accuracy}
-        first: tuple = (walkers["discrete"],) if name == "midpoint" else (f, opt)
-        walkers[name] = KINDS[name](*first, **options, **more)
-
-    run = _Run(walkers, identity, Path(checkpoint) if checkpoint else None)
+    run = _Run(_walkers(f, opt, identity, outputs), identity, Path(checkpoint) if checkpoint else None)
     if not run.resume(f):
         w, nu = _warm_up(f, opt, warmup)
-        for name, walker in walkers.items():
+        for name, walker in run.walkers.items():
             with _named(f"{name} at step 0"):
                 walker.begin(w, nu, warmup + 1)
 
@@ -202,27 +197,7 @@ def simulate(
             run.remember()
             if run.unsaved > checkpoint_every:
                 run.save()
-            rows = {}
-            for name, walker in walkers.items():
-                with _named(f"{name} at step {i}"):
-                    rows[name] = walker.observe(i)
-                    if outputs is not None and rows[name]:
-                        rows[name]["outputs"] = _outputs(outputs, walker.w).tolist()
-            if {"discrete", "central"} <= walkers.keys():
-                central: Any = walkers["central"]
-                rows["central"]["displacements"] = central.displacements(walkers["discrete"].w)
-            if snapshot_every and i % snapshot_every == 0:
-                for name in SNAPSHOTS & walkers.keys():
-                    run.snapshots[name][i] = walkers[name].snapshot()
-            rows["distance"] = {
-                f"{a}-{b}": torch.linalg.vector_norm(walkers[a].w - walkers[b].w).item()
-                for a, b in combinations(reversed(chosen), 2)
-            }
-            run.add(rows)
-            if i + 1 < steps:
-                for name, walker in walkers.items():
-                    with _named(f"{name} after step {i}"):
-                        walker.advance()
+            run.step(i, outputs)
     except BaseException as error:
         run.save_or_warn()
         if isinstance(error, ConvergenceError):
@@ -233,8 +208,66 @@ def simulate(
     return run.tree()
 
 
+def replay(f: Objective, opt: Optimizer, tree: xr.DataTree, outputs: Outputs | None = None) -> xr.DataTree:
+    """Compute the last steps of a run again, from the state that it holds.
+
+    What the processes remember only to save time, such as eigenvectors, is looked for anew, so that flows agree to
+    within the tolerances of the run.
+
+    Parameters
+    ----------
+    f, opt, outputs
+        As given to `simulate`.
+    tree : xarray.DataTree
+        Result of `simulate` with ``window`` above 0.
+
+    Returns
+    -------
+    xarray.DataTree
+        The last ``window`` steps, as of `simulate`.
+
+    Raises
+    ------
+    ValueError
+        If the run holds no state, or is one of another optimizer or objective.
+    """
+    if "state" not in tree:
+        raise ValueError("the run holds no state to go on from; give simulate a window")
+    identity = json.loads(tree.attrs["simulation"])
+    here = {"optimizer": _signature(opt, identity["warmup"] + identity["steps"] + 1), "weights": f.dim}
+    if differ := [name for name, value in here.items() if identity[name] != value]:
+        raise ValueError(f"{differ[0]} of the run is {identity[differ[0]]}, here it is {here[differ[0]]}")
+    run = _Run(_walkers(f, opt, identity, outputs), identity, None)
+    content = io.BytesIO(tree["state"].to_dataset()["bytes"].values.tobytes())
+    for name, state in torch.load(content, map_location=f.w0.device, weights_only=True).items():
+        run.walkers[name].load(state)
+    run.first = identity["steps"] - identity["window"]
+    for i in range(run.first, identity["steps"]):
+        run.step(i, outputs)
+    return run.tree()
+
+
+def _walkers(f: Objective, opt: Optimizer, identity: dict, outputs: Outputs | None) -> dict[str, Process]:
+    options: dict[str, Any] = {"eigs": min(identity["eigs"], f.dim), "eig_tol": identity["eig_tol"]}
+    options["coords"] = torch.as_tensor(identity["coords"], dtype=torch.int64, device=f.w0.device)
+    walkers: dict[str, Process] = {}
+    for name in identity["processes"]:
+        more: dict[str, Any] = {"eig_every": identity["eig_every"][name]}
+        if issubclass(KINDS[name], Central):
+            more |= {key: identity[key] for key in ("substeps", "reuse")} | {"outputs": outputs}
+        elif issubclass(KINDS[name], Stationary):
+            more |= {key: identity[key] for key in ("branch", "accuracy")}
+            more["source"] = walkers["central"] if identity["branch"] else None
+        first: tuple = (walkers["discrete"],) if name == "midpoint" else (f, opt)
+        walkers[name] = KINDS[name](*first, **options, **more)
+    return walkers
+
+
 class _Run:
     """What has been recorded so far, and the checkpoint that it can go on from."""
+
+    first = 0  # step that the records begin with
+    window: Tensor | None = None  # state that the last steps start from, as bytes
 
     def __init__(self, walkers: dict[str, Process], identity: dict, path: Path | None):
         self.walkers, self.identity, self.path = walkers, identity, path
@@ -253,9 +286,33 @@ class _Run:
     def unsaved(self) -> float:
         return time.monotonic() - self.saved
 
-    def add(self, rows: dict[str, dict]) -> None:
+    def step(self, i: int, outputs: Outputs | None) -> None:
+        """Record step i of every process, and move on."""
+        walkers, every = self.walkers, self.identity["snapshot_every"]
+        if i == self.identity["steps"] - self.identity["window"]:
+            self.window = _lean(walkers)
+        rows = {}
+        for name, walker in walkers.items():
+            with _named(f"{name} at step {i}"):
+                rows[name] = walker.observe(i)
+                if outputs is not None and rows[name]:
+                    rows[name]["outputs"] = _outputs(outputs, walker.w).tolist()
+        if {"discrete", "central"} <= walkers.keys():
+            central: Any = walkers["central"]
+            rows["central"]["displacements"] = central.displacements(walkers["discrete"].w)
+        if every and i % every == 0:
+            for name in SNAPSHOTS & walkers.keys():
+                self.snapshots[name][i] = walkers[name].snapshot()
+        rows["distance"] = {
+            f"{a}-{b}": torch.linalg.vector_norm(walkers[a].w - walkers[b].w).item()
+            for a, b in combinations(reversed(list(walkers)), 2)
+        }
         for name, row in rows.items():
             self.records[name].append(row)
+        if i + 1 < self.identity["steps"]:
+            for name, walker in walkers.items():
+                with _named(f"{name} after step {i}"):
+                    walker.advance()
 
     def remember(self) -> None:
         """Keep the states that step `done` starts from."""
@@ -268,6 +325,7 @@ class _Run:
         records = {name: rows[: self.states_at] for name, rows in self.records.items()}
         seconds = self.seconds + time.monotonic() - self.clock
         content = {"identity": self.identity, "seconds": seconds, "records": records, "states": self.states}
+        content["window"] = self.window
         content["snapshots"] = {
             name: {i: taken[i] for i in taken if i < self.states_at} for name, taken in self.snapshots.items()
         }
@@ -296,7 +354,7 @@ class _Run:
             raise ValueError(
                 f"the checkpoint {self.path} belongs to another run ({what}); delete it or name another file"
             )
-        self.records, self.seconds = records, content["seconds"]
+        self.records, self.seconds, self.window = records, content["seconds"], content["window"]
         self.snapshots = {
             name: {i: {key: x.cpu() for key, x in snapshot.items()} for i, snapshot in taken.items()}
             for name, taken in content["snapshots"].items()
@@ -309,7 +367,7 @@ class _Run:
         done, eigs, coords = self.done, self.identity["eigs"], self.identity["coords"]
         outputs = max(len(row.get("outputs", ())) for rows in self.records.values() for row in (rows or [{}]))
         nodes = {
-            name: _dataset(name, rows[:done], {"eig": eigs, "coord": len(coords), "output": outputs})
+            name: _dataset(name, self.first, rows[:done], {"eig": eigs, "coord": len(coords), "output": outputs})
             for name, rows in self.records.items()
             if name in KINDS
         }
@@ -319,12 +377,28 @@ class _Run:
         distances = self.records["distance"][:done]
         nodes["distance"] = xr.Dataset(
             {name: ("step", [row[name] for row in distances]) for name in (distances[0] if distances else ())},
-            coords={"step": np.arange(done)},
+            coords={"step": self.first + np.arange(done)},
         )
+        if self.window is not None:
+            nodes["state"] = xr.Dataset({"bytes": ("byte", self.window.cpu().numpy())})
         seconds = self.seconds + time.monotonic() - self.clock
         tree = xr.DataTree.from_dict(nodes)
         tree.attrs = {"simulation": json.dumps(self.identity), "seconds": seconds, "torch": str(torch.__version__)}
         return tree
+
+
+def _lean(walkers: dict[str, Process]) -> Tensor:
+    """States of processes, as bytes, without what they remember only to save time."""
+
+    def plain(x: Any) -> Any:
+        return (
+            x.detach().cpu().clone() if isinstance(x, Tensor) else tuple(map(plain, x)) if isinstance(x, tuple) else x
+        )
+
+    content = io.BytesIO()
+    kept = {name: {k: plain(v) for k, v in p.state().items() if k not in p.caches} for name, p in walkers.items()}
+    torch.save(kept, content)
+    return torch.tensor(np.frombuffer(content.getvalue(), np.uint8), device="cpu")
 
 
 @contextmanager
@@ -350,7 +424,7 @@ def _warm_up(f: Objective, opt: Optimizer, steps: int) -> tuple[Tensor, Tensor]:
     return walker.w, walker.nu
 
 
-def _dataset(process: str, rows: list[dict], widths: dict[str, int]) -> xr.Dataset:
+def _dataset(process: str, first: int, rows: list[dict], widths: dict[str, int]) -> xr.Dataset:
     """Rows of numbers and lists as arrays of at least these widths, NaN where a row has none."""
     data: dict[str, Any] = {}
     lists = [row[name] for row in rows for name in ("eigenvalues", "variances") if name in row]
@@ -366,7 +440,7 @@ def _dataset(process: str, rows: list[dict], widths: dict[str, int]) -> xr.Datas
             if name in row:
                 values[i] = [*row[name], *[fill] * (widths[dim] - len(row[name]))] if dim else row[name]
         data[name] = (("step", dim) if dim else "step", values, {"long_name": meaning})
-    return xr.Dataset(data, coords={"step": np.arange(len(rows))})
+    return xr.Dataset(data, coords={"step": first + np.arange(len(rows))})
 
 
 def _stack(taken: dict[int, dict[str, Tensor]]) -> xr.Dataset:
@@ -436,7 +510,7 @@ def _check(
             raise ValueError(f"{name} is {value}; it must be at least {least}")
         return value
 
-    least = {"steps": 1, "warmup": 0, "eigs": 1, "substeps": 1, "branch": 0, "snapshot_every": 0}
+    least = {"steps": 1, "warmup": 0, "eigs": 1, "substeps": 1, "branch": 0, "snapshot_every": 0, "window": 0}
     integers = {name: integer(value, name, least[name]) for name, value in integers.items()}
     names = [processes] if isinstance(processes, str) else list(processes)
     unknown = [name for name in names if name not in KINDS]

@@ -188,14 +188,17 @@ def unconstrained(H: Array) -> Array:
 def reference(H: np.ndarray, g: np.ndarray, lr: float, **options) -> np.ndarray:
     """p (n,) as CVXPY finds it: the program as it is written, for a few tens of weights; needs ``cvxpy``.
 
-    ``options`` go to ``cvxpy.Problem.solve``.
+    ``options`` go to ``cvxpy.Problem.solve``; ``cvxpy.SolverError`` if it finds nothing.
     """
     import cvxpy as cp
 
     scale = max(np.linalg.eigvalsh(H)[-1], abs(g).max() / lr, 0) or 1.0
     p, b = cp.Variable(len(g), nonneg=True), g / lr / scale  # b = 0 if η is infinite
     cost = cp.sum([p[i] + (cp.quad_over_lin(b[i], p[i]) if b[i] else 0) for i in range(len(g))])
-    cp.Problem(cp.Minimize(cost), [2 * cp.diag(p) - H / scale >> 0]).solve(**options)
+    problem = cp.Problem(cp.Minimize(cost), [2 * cp.diag(p) - H / scale >> 0])
+    problem.solve(**options)
+    if p.value is None:
+        raise cp.SolverError(f"the solver ended with the status {problem.status!r}")
     return scale * np.asarray(p.value)
 
 

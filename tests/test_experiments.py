@@ -10,7 +10,7 @@ import cflows
 from cflows import experiments
 from cflows.__main__ import main
 
-SMALL = {"width": 2, "per_class": 2, "size": 8, "steps": 6, "coords": 2, "warmup": 0}
+SMALL = {"width": 2, "per_class": 2, "size": 8, "steps": 6, "coords": 2, "warmup": 0, "window": 2}
 
 
 def test_a_run_is_computed_once(monkeypatch, cache):
@@ -43,7 +43,7 @@ def test_every_option_changes_the_file():
         "width": 3, "blocks": 2, "per_class": 5, "classes": (0, 1), "size": 4, "seed": 1, "lr": 2e-3, "beta2": 0.9,
         "eps": 1e-8, "bias_correction": not default.bias_correction, "warmup": 5, "steps": 7,
         "processes": ("discrete",), "eigs": 5, "eig_every": 9, "eig_tol": 1e-4, "substeps": 2, "coords": 3,
-        "reuse": 1.0, "snapshot_every": 3,
+        "reuse": 1.0, "snapshot_every": 3, "optimizer": "ScalarRMSProp", "branch": 4, "window": 5,
         "batch_size": 8, "name": "x",
     }  # fmt: skip
     assert set(other) == set(vars(default))
@@ -107,6 +107,7 @@ def test_bad_input_is_named(tmp_path, cache):
 
 def test_command_line(capsys):
     options = ["--width", "2", "--per-class", "2", "--size", "8", "--steps", "6", "--coords", "2", "--warmup", "0"]
+    options += ["--window", "2"]
     assert main(["run", "rmsprop-resnet:ci", *options]) == 0
     path = capsys.readouterr().out.strip()
     assert path == str(experiments.path_of(experiments.get("rmsprop-resnet", "ci", **SMALL)))

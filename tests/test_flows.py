@@ -281,9 +281,7 @@ def test_the_stationary_flow_on_a_diagonal_quadratic_is_known():
     tree = cflows.simulate(f, RMSProp(eta, 0.9), 50, ("stationary",), accuracy=0.001, progress=False)["stationary"]
     straight = np.maximum(w0 - eta / 2, 0) / eta  # for so long
     t = np.arange(50.0)[:, None]
-    w = np.where(
-        t < straight, w0 - eta * t, np.minimum(w0, eta / 2) * np.exp(-2 * np.maximum(t - straight, 0))
-    )
+    w = np.where(t < straight, w0 - eta * t, np.minimum(w0, eta / 2) * np.exp(-2 * np.maximum(t - straight, 0)))
     loss = (h * w**2).sum(1) / 2
     np.testing.assert_allclose(tree["loss"], loss, atol=0.01 * loss[0])
 

@@ -6,7 +6,7 @@ from conftest import mlp_objective
 from torch import nn
 
 import cflows
-from cflows import DivergenceError, GradientDescent, Objective, RMSProp, simulate
+from cflows import DivergenceError, GradientDescent, Objective, RMSProp, simulate, simulation
 
 OPT = RMSProp(0.01, 0.95, bias_correction=True)
 ALL = ("discrete", "midpoint", "stable", "central", "ablated", "stationary", "ablated_stationary")
@@ -265,6 +265,28 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, error):
         quiet(objective(), OPT, 60, ALL, checkpoint=checkpoint)
 
 
+@pytest.mark.parametrize("window", [8, 40])  # from before and after the stationary flows begin
+def test_the_last_steps_can_be_computed_again(tmp_path, window):
+    f = mlp_objective(width=8, examples=20)
+    options = {"branch": 30, "coords": [1], "outputs": lambda w: w[:2] ** 2, "eig_tol": 1e-6, "reuse": 0}
+    tree = quiet(f, OPT, 60, ALL, window=window, **options)
+    tree.to_netcdf(tmp_path / "run.nc", engine="h5netcdf")
+    with xr.open_datatree(tmp_path / "run.nc", engine="h5netcdf") as stored:
+        again = simulation.replay(f, OPT, stored, options["outputs"])
+    for name in (*ALL, "distance"):
+        there, here = tree[name].to_dataset().isel(step=slice(-window, None)), again[name].to_dataset()
+        assert here.sizes["step"] == window
+        for variable in set(there.data_vars) - {"products", "gap", "eig_residual", "displacements"}:
+            a, b = there[variable].values, here[variable].values
+            seen = np.isfinite(a) & np.isfinite(b)  # the first looks at eigenvalues are at other steps
+            assert seen.any() or not np.isfinite(a).any()
+            np.testing.assert_allclose(a[seen], b[seen], rtol=1e-3, atol=1e-7, err_msg=f"{name}, {variable}")
+    with pytest.raises(ValueError, match="optimizer of the run is"):
+        simulation.replay(f, RMSProp(0.02, 0.95, bias_correction=True), tree)
+    with pytest.raises(ValueError, match="holds no state"):
+        simulation.replay(f, OPT, quiet(f, OPT, 2))
+
+
 def test_nan_names_process_and_step_and_keeps_what_there_is():
     f = Objective(lambda w: -torch.log(w).sum(), torch.tensor([1.0, 2.0]))
     bad = Objective(lambda w: torch.log(w).sum(), torch.tensor([1.0, 2.0]))
@@ -365,6 +387,7 @@ def test_a_start_beyond_the_edge_ends_at_the_edge():
         ({"processes": ()}, ValueError, r"processes is \(\)"),
         ({"eig_every": {"discret": 1}}, ValueError, r"eig_every has \['discret'\]"),
         ({"eig_tol": 0}, ValueError, "eig_tol is 0"),
+        ({"window": 3}, ValueError, "window is 3; the run has no more than 2 steps"),
         ({"accuracy": 2}, ValueError, "accuracy is 2"),
         ({"branch": -1}, ValueError, "branch is -1"),
         ({"branch": 1, "processes": "stationary"}, ValueError, 'add "central" to processes'),
