@@ -1,4 +1,4 @@
-# make book    build the book into book/_build/html
+# make book    build the book into book/_build/html; with FRESH=1, from nothing but the code
 # make test    run every test
 # make bench   measure: benchmarks/results/*.json, which the book shows (an hour)
 PYTHON ?= python3
@@ -8,7 +8,7 @@ BIN := .venv/bin
 .PHONY: book test bench lint format clean
 
 book: .venv/installed
-	$(BIN)/python book/build.py --preset $(PRESET)
+	$(BIN)/python book/build.py --preset $(PRESET) $(if $(FRESH),--fresh)
 
 test: lint
 	$(BIN)/python -m pytest -n auto

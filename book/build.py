@@ -97,8 +97,13 @@ def check_site() -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="laptop", choices=("ci", "laptop", "paper"))
-    preset = parser.parse_args().preset
+    parser.add_argument("--fresh", action="store_true", help="use no run that was computed before")
+    preset, fresh = vars(parser.parse_args()).values()
     os.environ.setdefault("CFLOWS_CACHE", str(ROOT / ".cache"))
+    if fresh:
+        os.environ["CFLOWS_STORED"] = ""
+        for old in [*Path(os.environ["CFLOWS_CACHE"], "runs").glob("*.nc"), *(ROOT / ".cache").glob("*.stamp")]:
+            old.unlink()
     os.environ["CFLOWS_MEDIA"] = str(STATIC / "media")
     ship_mathjax()
     notebooks = sorted((ROOT / "notebooks").glob("*.md"))

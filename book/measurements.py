@@ -68,11 +68,11 @@ def page(results: dict[str, dict]) -> str:
         for name, result in results.items()
     }
     if "stationary" in results:
-        (agreement,) = (e for e in entries["stationary"] if "problems" in e)
+        (agreement,) = (e for e in entries["stationary"] if "programs" in e)
         lines += [
             "## Stationary preconditioner beside CVXPY",
             "",
-            f"{agreement['problems']} random programs of up to 60 weights, with and without the second term: the "
+            f"{agreement['programs']} random programs of up to 60 weights, with and without the second term: the "
             f"objectives differ by at most {agreement['objective']:.1e}, relatively; the solutions by at most "
             f"{agreement['p']:.1e} of their largest entry. CVXPY's solver is CLARABEL there, with tolerances of 1e-9.",
             "",
@@ -81,7 +81,7 @@ def page(results: dict[str, dict]) -> str:
             "",
             *table(
                 ["weights", "program", "method", "time", "ratio", "accuracy"],
-                dense([e for e in entries["stationary"] if "problems" not in e]),
+                dense([e for e in entries["stationary"] if "programs" not in e]),
             ),
             origin(results["stationary"]),
             "",

@@ -1,4 +1,4 @@
-"""The command line: `cflows run`, `cflows list`, `cflows info`."""
+"""The command line: `cflows run`, `cflows list`, `cflows info`, `cflows store`, `cflows verify`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from typing import Annotated
 
 import tyro
 
-from . import experiments
+from . import experiments, stored
 from .errors import ConvergenceError
 
 
 def list_runs() -> None:
-    """List the experiments, and the runs in the cache."""
+    """List the experiments, and the runs in the cache and the repository."""
     for name, presets in experiments.PRESETS.items():
         print(f"experiment {name}: presets {', '.join(presets)}")
-    print(f"runs in {experiments.cache()}:")
-    for path in sorted(experiments.cache().glob("*.nc")):
-        try:
-            attrs = experiments.load(path).attrs
-            print(f"  {path}  {attrs['date']}  {attrs['seconds']:.0f} s")
-        except ValueError as error:
-            print(f"  {error}")
+    for folder in experiments.cache(), experiments.stored():
+        if folder is None or not folder.exists():
+            continue
+        print(f"runs in {folder}:")
+        for path in sorted(folder.glob("*.nc")):
+            try:
+                attrs = experiments.load(path).attrs
+                print(f"  {path}  {attrs['date']}  {attrs['seconds']:.0f} s")
+            except ValueError as error:
+                print(f"  {error}")
 
 
 def info(file: Annotated[Path, tyro.conf.Positional]) -> None:
@@ -62,9 +65,32 @@ def run(experiment: tyro.conf.OmitArgPrefixes[DEFINITIONS], device: str = "auto"
     print(experiments.path_of(experiment))
 
 
+def store(files: Annotated[list[Path], tyro.conf.Positional], folder: Path = Path("runs")) -> None:
+    """Put run files into a folder of the repository, reduced to what figures need.
+
+    Args:
+        files: run files (.nc), or those of solved programs.
+        folder: where to put them.
+    """
+    for file in files:
+        print(stored.store(file, folder))
+
+
+def verify(files: Annotated[list[Path], tyro.conf.Positional], device: str = "auto") -> None:
+    """Compute the end of stored runs again, and fail if it is not what they say.
+
+    Args:
+        files: run files (.nc) that have a window, or those of programs beside them.
+        device: where to compute; "auto" takes a GPU if there is one.
+    """
+    wrong = [f"{file}: {line}" for file in files for line in stored.verify(file, device)]
+    if wrong:
+        raise ValueError("the present code does not reproduce\n" + "\n".join(wrong))
+
+
 def main(args: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    commands: dict[str, Callable] = {"run": run, "list": list_runs, "info": info}
+    commands: dict[str, Callable] = {"run": run, "list": list_runs, "info": info, "store": store, "verify": verify}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="cflows", description=__doc__, args=args)
     except KeyboardInterrupt:

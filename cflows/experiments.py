@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -21,6 +22,7 @@ from torch import nn
 
 from . import data, files, models, optimizers, preconditioners
 from .objective import Objective
+from .processes import Outputs
 from .simulation import simulate
 
 ALGORITHM = 2  # raise it when a change to the library changes what a run, or its programs, contain
@@ -82,7 +84,7 @@ TINY = Experiment(width=2, per_class=25, size=8, eig_every=10, window=10)
 LARGE = Experiment(width=16, blocks=3, per_class=250, size=32)
 GD: dict[str, Any] = {"optimizer": "GradientDescent", "processes": PROCESSES, "branch": 0, "snapshot_every": 0}
 SCALAR = GD | {"optimizer": "ScalarRMSProp"}
-PRESETS: dict[str, dict[str, Experiment]] = {
+PRESETS: dict[str, dict[Any, Experiment]] = {
     "rmsprop-resnet": {
         "ci": replace(TINY, lr=1e-4, warmup=430, steps=180, branch=150, snapshot_every=20),
         "laptop": Experiment(),
@@ -99,6 +101,14 @@ PRESETS: dict[str, dict[str, Experiment]] = {
         "paper": replace(LARGE, **SCALAR, lr=0.01, steps=3000),
     },
 }
+for k in 2, 4:  # at so many times the learning rate, for as much shorter
+    PRESETS[f"rmsprop-resnet-{k}x"] = {
+        size: replace(
+            e, lr=k * e.lr, warmup=e.warmup // k, steps=e.steps // k, snapshot_every=2 * e.snapshot_every // k,
+            processes=("discrete", "central", "ablated"), branch=0,
+        )
+        for size, e in PRESETS["rmsprop-resnet"].items()
+    }  # fmt: skip
 PRESETS = {name: {size: replace(e, name=name) for size, e in sizes.items()} for name, sizes in PRESETS.items()}
 
 
@@ -174,10 +184,9 @@ def run(name: str, preset: Preset = "laptop", device: str | torch.device = "auto
 def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.DataTree:
     """As `run`, for a definition that you made yourself."""
     path = path_of(experiment)
-    if path.exists():
-        return load(path)
+    if found := _find(path.name):
+        return load(found)
     f, opt = objective(experiment, device), optimizer(experiment)
-    images, labels = (x.to(f.w0.device) for x in data.cifar10(1, experiment.classes, experiment.size, "test"))
     tree = simulate(
         f,
         opt,
@@ -193,15 +202,48 @@ def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.D
         eig_tol=experiment.eig_tol,
         substeps=experiment.substeps,
         reuse=experiment.reuse,
-        outputs=lambda w: f.outputs(w, images).gather(1, labels[:, None]).squeeze(1),
+        outputs=test_outputs(f, experiment),
         branch=experiment.branch,
         snapshot_every=experiment.snapshot_every,
         window=experiment.window,
         coords=[i * f.dim // experiment.coords for i in range(experiment.coords)],
         checkpoint=path.with_suffix(".ckpt"),
     )
+    tree.attrs |= _provenance(experiment, f)
+    files.save(path, tree)
+    path.with_suffix(".ckpt").unlink()
+    return tree
+
+
+def test_outputs(f: Objective, experiment: Experiment) -> Outputs:
+    """The outputs that an experiment records: scores of the true class for the first test image of each class."""
+    images, labels = (x.to(f.w0.device) for x in data.cifar10(1, experiment.classes, experiment.size, "test"))
+    return lambda w: f.outputs(w, images).gather(1, labels[:, None]).squeeze(1)
+
+
+def solve_programs(name: str, preset: Preset = "laptop", device: str | torch.device = "auto", **changes) -> xr.Dataset:
+    """`preconditioners.along` of a run, from the cache or computed and put there, beside the run.
+
+    Parameters
+    ----------
+    name, preset, device, **changes
+        As of `run`.
+    """
+    experiment = get(name, preset, **changes)
+    path = programs_of(path_of(experiment))
+    if found := _find(path.name):
+        return load(found).to_dataset()
+    run = compute(experiment, device)
+    f, begin = objective(experiment, device), time.monotonic()
+    solved = preconditioners.along(f, optimizer(experiment), run)
+    solved.attrs = _provenance(experiment, f) | {"seconds": time.monotonic() - begin, "torch": str(torch.__version__)}
+    files.save(path, xr.DataTree(solved))
+    return solved
+
+
+def _provenance(experiment: Experiment, f: Objective) -> dict:
     device = f.w0.device
-    tree.attrs |= {
+    return {
         "experiment": json.dumps(asdict(experiment)),
         "weights": f.dim,
         "data": _data_digest(experiment),
@@ -210,32 +252,6 @@ def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.D
         "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    encoding = {node.path: {v: {"zlib": True, "complevel": 4} for v in node.data_vars} for node in tree.subtree}
-    files.write(path, lambda p: tree.to_netcdf(p, engine="h5netcdf", encoding=encoding))
-    path.with_suffix(".ckpt").unlink()
-    return tree
-
-
-def solve_programs(
-    name: str, preset: Preset = "laptop", device: str | torch.device = "auto", every: int = 1, **changes
-) -> xr.Dataset:
-    """`preconditioners.along` of a run, from the cache or computed and put there, beside the run.
-
-    Parameters
-    ----------
-    name, preset, device, **changes
-        As of `run`.
-    every : int
-        Take every so many snapshots.
-    """
-    experiment = get(name, preset, **changes)
-    path = path_of(experiment).with_suffix(f".programs-{every}.nc")
-    if path.exists():
-        return xr.load_dataset(path, engine="h5netcdf")
-    run = compute(experiment, device)
-    solved = preconditioners.along(objective(experiment, device), optimizer(experiment), run, every=every)
-    files.write(path, lambda p: solved.to_netcdf(p, engine="h5netcdf"))
-    return solved
 
 
 def describe(run: xr.DataTree) -> str:
@@ -249,16 +265,42 @@ def describe(run: xr.DataTree) -> str:
     )
 
 
+def read(run: xr.DataTree) -> Experiment:
+    """The definition of a run's experiment."""
+    return Experiment(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(run.attrs["experiment"]).items()}
+    )
+
+
 def cache() -> Path:
     """Folder of the runs: that in the environment variable CFLOWS_CACHE, or one in the user's cache."""
     return Path(os.environ.get("CFLOWS_CACHE") or pooch.os_cache("cflows")) / "runs"
 
 
+def stored() -> Path | None:
+    """Folder of the runs that come with the repository, in which those not in the cache are looked for.
+
+    That in the environment variable CFLOWS_STORED (none if it is empty), or ``runs`` beside the package.
+    """
+    folder = os.environ.get("CFLOWS_STORED", str(Path(__file__).parents[1] / "runs"))
+    return Path(folder) if folder else None
+
+
+def _find(name: str) -> Path | None:
+    folders = [folder for folder in (cache(), stored()) if folder]
+    return next((folder / name for folder in folders if (folder / name).exists()), None)
+
+
 def path_of(experiment: Experiment) -> Path:
-    """Where the run of an experiment is, or will be."""
+    """Where in the cache the run of an experiment is, or will be."""
     content = {"experiment": asdict(experiment), "data": _data_digest(experiment), "algorithm": ALGORITHM}
     digest = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return cache() / f"{experiment.name}-{digest[:12]}.nc"
+
+
+def programs_of(path: Path) -> Path:
+    """Where the solved programs of the run at a path are."""
+    return path.with_suffix(".programs.nc")
 
 
 def load(path: str | Path) -> xr.DataTree:
@@ -267,16 +309,12 @@ def load(path: str | Path) -> xr.DataTree:
     Raises
     ------
     ValueError
-        If it is not there or can't be read.
+        If it is not there, can't be read, or is not what was written.
     """
     path = Path(path)
     if not path.exists():
         raise ValueError(f"there is no run file {path}; `cflows list` names those that there are")
-    try:
-        with xr.open_datatree(path, engine="h5netcdf") as tree:
-            tree = tree.load()
-    except Exception as error:
-        raise ValueError(f"the run file {path} is damaged ({error}); delete it to compute the run again") from error
+    tree = files.load(path)
     if missing := {"experiment", "date", "seconds"} - set(tree.attrs):
         raise ValueError(f"{path} is not a run of an experiment: it does not state its {', '.join(sorted(missing))}")
     return tree

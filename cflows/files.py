@@ -1,11 +1,14 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and results that say when they are not what was written."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
+
+import xarray as xr
 
 
 def write(path: Path, writer: Callable[[Path], object]) -> None:
@@ -18,3 +21,43 @@ def write(path: Path, writer: Callable[[Path], object]) -> None:
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def save(path: Path, tree: xr.DataTree) -> None:
+    """Write a tree as compressed NetCDF, with a digest of its contents among its attributes."""
+    tree = tree.copy()
+    tree.attrs = tree.attrs | {"content": content(tree)}
+    how = {"zlib": True, "complevel": 9, "shuffle": True}
+    encoding = {node.path: dict.fromkeys(node.data_vars, how) for node in tree.subtree}
+    write(path, lambda p: tree.to_netcdf(p, engine="h5netcdf", encoding=encoding))
+
+
+def load(path: Path) -> xr.DataTree:
+    """Read a tree into memory.
+
+    Raises
+    ------
+    ValueError
+        If it can't be read, or is not what `save` wrote.
+    """
+    try:
+        with xr.open_datatree(path, engine="h5netcdf") as opened:
+            tree = opened.load()
+    except Exception as error:
+        raise ValueError(f"the run file {path} is damaged ({error}); delete it to compute the run again") from error
+    if tree.attrs.pop("content", None) != content(tree):
+        raise ValueError(f"the run file {path} was changed after it was written; delete it to compute the run again")
+    return tree
+
+
+def content(tree: xr.DataTree) -> str:
+    """SHA-256 of all arrays and attributes of a tree."""
+    h = sha256()
+    for node in sorted(tree.subtree, key=lambda node: node.path):
+        h.update(repr((node.path, sorted((k, str(v)) for k, v in node.attrs.items() if k != "content"))).encode())
+        for name, x in sorted(node.variables.items(), key=lambda item: str(item[0])):
+            values = x.values
+            text = values.dtype.kind in "OUS"
+            h.update(repr((name, x.dims, x.shape, "text" if text else str(values.dtype))).encode())
+            h.update(repr(values.tolist()).encode() if text else values.tobytes())
+    return h.hexdigest()

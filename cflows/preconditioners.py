@@ -17,7 +17,7 @@ from .objective import Objective
 from .optimizers import Optimizer, RMSProp, ScalarRMSProp
 
 
-def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = None, every: int = 1) -> xr.Dataset:
+def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = None) -> xr.Dataset:
     """Solve both convex programs at the snapshots of the central flow (chapter, "convex-program-P" and "P-hat").
 
     Parameters
@@ -29,8 +29,6 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
         Result of `simulate` with process "central" and ``snapshot_every``.
     tol : float, optional
         Relative duality gap, as of `stationary.solve`.
-    every : int
-        Take every so many snapshots.
 
     Returns
     -------
@@ -57,7 +55,7 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
         raise ValueError('the run holds no snapshots of the central flow; simulate with "central" and snapshot_every')
     if type(opt) is ScalarRMSProp or not isinstance(opt, RMSProp):
         raise ValueError(f"opt is {type(opt).__name__}; the programs are those of RMSProp")
-    taken = tree["snapshots/central"].to_dataset().isel(step=slice(None, None, every))
+    taken = tree["snapshots/central"].to_dataset()
     warmup = json.loads(tree.attrs["simulation"])["warmup"]
     recorded = tree["central"].to_dataset().coords
     coords = np.array(recorded.get("coord", []), dtype=int)

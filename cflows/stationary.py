@@ -129,8 +129,9 @@ def solve(
         raise ValueError(f"tol is {tol}; it must be positive")
     g = g.detach()
     b = g.abs() / lr  # zero if η is infinite
+    if tol is None:
+        tol = 1e-7 if not callable(hessian) else 1e-4 if g.dtype == torch.float32 else 1e-6
     if callable(hessian):
-        tol = (1e-4 if g.dtype == torch.float32 else 1e-6) if tol is None else tol
         V0 = None if start is None else torch.as_tensor(start, dtype=torch.float64, device=g.device)
         if V0 is not None and V0.ndim == 2 and not V0.shape[1]:
             V0 = None
@@ -149,7 +150,7 @@ def solve(
             raise ValueError("hessian holds values that are not finite")
         if (H - H.T).abs().max() > 1e-6 * H.abs().max():
             raise ValueError("hessian is not symmetric; pass (H + H.T) / 2 if that is what is meant")
-        found = _dense((H + H.T).double() / 2, b.double(), 1e-7 if tol is None else tol)
+        found = _dense((H + H.T).double() / 2, b.double(), tol)
     p = found.p.to(g.dtype)
     p = torch.where(p < found.p, torch.nextafter(p, torch.full_like(p, math.inf)), p)  # rounded up: it stays feasible
     arrays = {"p": p, "nu": torch.where(p > 0, (lr * p).square(), 0.0), "factor": found.factor.to(g.dtype)}
@@ -255,7 +256,7 @@ def _dense(H: Float[Tensor, "n n"], b: Float[Tensor, "n"], tol: float) -> Soluti
     for _ in range(100):
         L, singular = torch.linalg.cholesky_ex(S)
         gap = float((Z * S).sum() + y @ p)
-        if singular or gap < 1e-4 * tol * float(p.sum()):
+        if singular or gap < 1e-8 * tol * float(p.sum()):
             break
         if gap <= tol * float(p.sum()):
             point = _certified(p, *_dual_factor(H, Z, tol), b, tol)

@@ -12,6 +12,7 @@ torch.set_num_threads(1)  # tests run side by side, and small problems gain noth
 def cache(tmp_path, monkeypatch):
     """No test reads or leaves anything outside its own folder."""
     monkeypatch.setenv("CFLOWS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CFLOWS_STORED", "")
     monkeypatch.delenv("CFLOWS_DATA", raising=False)
     return tmp_path / "cache"
 

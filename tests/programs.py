@@ -18,4 +18,5 @@ def problem(seed, size=16):
 
 
 def value(p, g, lr):
-    return p.sum() + ((g / lr) ** 2 / p)[g / lr != 0].sum()
+    b = g / lr
+    return p.sum() + (b[b != 0] ** 2 / p[b != 0]).sum()

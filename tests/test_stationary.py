@@ -121,6 +121,15 @@ def test_low_rank_at_some_size():
     assert again.hvps < s.hvps / 4
 
 
+@pytest.mark.parametrize("tol", [1e-6, 1e-7, 1e-8, 1e-10])
+@pytest.mark.parametrize("seed", [127, 133, 139])
+def test_small_learning_rates_converge_to_any_gap(seed, tol):
+    """Where g/η is a thousand times H, P is all but |g|/η, and little is left for the duals to agree on."""
+    H, g, lr = problem(seed, 61)
+    assert lr == 1e-3
+    assert stationary.solve(H, g, lr, tol=tol).gap <= tol
+
+
 def test_what_is_not_success_is_said():
     H = torch.from_numpy(problem(1)[0])
     g = torch.ones(len(H), dtype=torch.float64)

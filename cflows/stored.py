@@ -1,0 +1,100 @@
+"""Runs that come with the repository: reduced to what figures need, and proved by computing their end again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from . import experiments, files, preconditioners, simulation
+
+# How far off the present code may be, relative to the largest value of a variable in the window. Flows look for
+# eigenvectors and third derivatives anew, with the tolerances of the run; what depends on them most may be off by more.
+TOLERANCE = 0.03
+LOOSE = 0.25
+SENSITIVE = {
+    "variances", "output_deviations", "grad_sq", "predicted_grad_sq", "predicted_grad_norm_sq", "rise",
+    "curvature_reduction", "nu_growth", "extrapolation", "p_first_term_all",
+}  # fmt: skip
+NOT_COMPARED = {"displacements", "eig_residual", "gap", "products", "rank", "seconds"}  # signs, errors and costs
+
+
+def reduce(run: xr.DataTree) -> xr.DataTree:
+    """A run in single precision, with all but ν of its snapshots left out, the last one excepted."""
+    run = run.copy(deep=True)
+    for node in run.subtree:
+        data = node.to_dataset()
+        if node.path.startswith("/snapshots/"):
+            last = data["step"] == data["step"][-1]
+            data = data.assign({name: data[name].where(last) for name in set(data.data_vars) - {"nu"}})
+        double = [name for name, x in data.data_vars.items() if x.dtype == np.float64]
+        node.dataset = data.assign({name: data[name].astype(np.float32) for name in double})
+    return run
+
+
+def store(path: Path, folder: Path) -> Path:
+    """Write the reduced form of a run file, or of one of solved programs, into a folder."""
+    files.save(folder / path.name, reduce(experiments.load(path)))
+    return folder / path.name
+
+
+def verify(path: Path, device: str = "auto") -> list[str]:
+    """Compute the last steps of a stored run again, or the last of its solved programs, and say what differs.
+
+    Parameters
+    ----------
+    path : path
+        File of a run that has a window, or of programs beside such a run.
+    device : str
+        Where to compute; "auto" takes a GPU if there is one.
+
+    Returns
+    -------
+    list of str
+        A line for each variable that the present code would not reproduce; empty if it would.
+
+    Raises
+    ------
+    ValueError
+        If the file was changed after it was written, or its run can't be computed again.
+    """
+    there = experiments.load(path)
+    experiment = experiments.read(there)
+    f, opt = experiments.objective(experiment, device), experiments.optimizer(experiment)
+    home = experiments.path_of(experiment)
+    if path.name not in (home.name, experiments.programs_of(home).name):
+        raise ValueError(f"{path} is not where its definition, data and the present algorithm would put it")
+    if path.name != home.name:
+        run = experiments.load(path.with_name(home.name))
+        taken = run["snapshots/central"].to_dataset().isel(step=[-1])
+        run["snapshots/central"] = xr.DataTree(taken)
+        again = xr.DataTree.from_dict(
+            {"programs": preconditioners.along(f, opt, run).drop_vars("log_correlation_past")}
+        )
+        there = xr.DataTree.from_dict({"programs": there.to_dataset()})
+    else:
+        again = simulation.replay(f, opt, there, experiments.test_outputs(f, experiment))
+    return [
+        line
+        for name in again.children
+        if name not in ("state", "snapshots")
+        for line in _differences(name, there[name].to_dataset(), again[name].to_dataset())
+    ]
+
+
+def _differences(node: str, there: xr.Dataset, here: xr.Dataset) -> list[str]:
+    lines = []
+    here, there = xr.align(here, there, join="inner", exclude=["eig"])
+    for name in sorted(set(map(str, here.data_vars)) - NOT_COMPARED):
+        width = {"eig": slice(min(x.sizes.get("eig", 0) for x in (here, there)))} if "eig" in here[name].dims else {}
+        a, b = (x[name].isel(width).values.astype(float) for x in (there, here))
+        seen = np.isfinite(a) & np.isfinite(b)
+        if not seen.any():
+            if np.isfinite(a).any():
+                lines.append(f"{node}: {name} was there, and is not now")
+            continue
+        off = float(abs(a - b)[seen].max() / max(abs(b[seen]).max(), 1e-30))
+        if not off <= (LOOSE if name in SENSITIVE else TOLERANCE):
+            lines.append(f"{node}: {name} is off by {off:.2g} of its largest value")
+    return lines
