@@ -52,6 +52,7 @@ class Process(ABC):
         self.eig_every = eig_every  # steps between looks at the eigenvalues; 0: never
         self.guess: Tensor | None = None  # where the next eigenvalue problem starts
         self.near = 0  # eigenvalues above 2 - NEAR when last looked at
+        self.sharpest: Tensor | None = None  # where the search for the sharpness starts
 
     def begin(self, w: Float[Tensor, "n"], nu: Tensor, t: int) -> None:
         """Start from weights w and the ν that the optimizer has before its t-th step."""
@@ -59,10 +60,10 @@ class Process(ABC):
 
     def state(self) -> dict[str, Any]:
         """All that the future depends on, before `observe` (by reference: states are replaced, never changed)."""
-        return {name: getattr(self, name) for name in ("w", "nu", "t", "guess", "near", *self.extra)}
+        return {name: getattr(self, name) for name in ("w", "nu", "t", "guess", "near", "sharpest", *self.extra)}
 
     extra: ClassVar[tuple[str, ...]] = ()  # further attributes that belong to the state
-    caches: ClassVar = {"guess", "third", "axes"}  # those of the state that only save time, or keep signs
+    caches: ClassVar = {"guess", "sharpest", "third", "axes"}  # those of the state that only save time, or keep signs
 
     @abstractmethod
     def observe(self, i: int) -> Record:
@@ -121,6 +122,13 @@ class Process(ABC):
         """Arrays (n,) or (n, r) that were seen at the last look."""
         arrays = {"weights": self.w, "nu": self.nu.expand_as(self.w), "grad_sq": self.g.square()}
         return {name: array.cpu() for name, array in arrays.items()}
+
+    def curvature(self) -> float:
+        """Largest eigenvalue of H itself."""
+        hvp = self.f.linearize(self.w)[2]
+        found = top_eigenpairs(hvp, torch.ones_like(self.w), 1, self.sharpest, self.eig_tol)
+        self.sharpest = found.start
+        return float(found.values[0])
 
     def track(self, hvp: HVP, k: int) -> Eigenpairs:
         """The k leading eigenpairs, or more, such that one of them is below 2 - NEAR."""

@@ -34,6 +34,7 @@ VARIABLES = {  # what a process records at every step: its dimension besides ste
     "nu_sum": ("", "sum of ν over the weights"),
     "p_sum": ("", "trace of the preconditioner P; n / tr P is the harmonic mean of the effective step sizes"),
     "eigenvalues": ("eig", "largest eigenvalues of P⁻¹H, descending"),
+    "sharpness": ("", "largest eigenvalue of H itself, at steps at which snapshots are taken"),
     "eig_residual": ("", "largest residual of the eigenvalues, in their units"),
     "grad_sq": ("coord", "squared gradient at some weights"),
     "nu": ("coord", "ν at some weights"),
@@ -297,6 +298,8 @@ class _Run:
                 rows[name] = walker.observe(i)
                 if outputs is not None and rows[name]:
                     rows[name]["outputs"] = _outputs(outputs, walker.w).tolist()
+                if every and i % every == 0 and rows[name]:
+                    rows[name]["sharpness"] = walker.curvature()
         if {"discrete", "central"} <= walkers.keys():
             central: Any = walkers["central"]
             rows["central"]["displacements"] = central.displacements(walkers["discrete"].w)

@@ -30,12 +30,12 @@ def test_a_run_is_computed_once(monkeypatch, cache):
 
 def test_programs_are_solved_once(monkeypatch, cache):
     small = SMALL | {"steps": 3, "snapshot_every": 2, "processes": ("discrete", "central")}
-    found = experiments.solve_programs("rmsprop-resnet", "ci", **small)
+    found = experiments.solve_programs(experiments.get("rmsprop-resnet", "ci", **small))
     assert json.loads(found.attrs["experiment"])["width"] == 2
     assert found["gap"].max() <= 1e-4
     assert found["step"].values.tolist() == [0, 2]
     monkeypatch.setattr(experiments.preconditioners, "along", None)
-    xr.testing.assert_identical(found, experiments.solve_programs("rmsprop-resnet", "ci", **small))
+    xr.testing.assert_identical(found, experiments.solve_programs(experiments.get("rmsprop-resnet", "ci", **small)))
 
 
 def test_every_option_changes_the_file():

@@ -19,7 +19,7 @@ def files_of_a_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CFLOWS_CACHE", str(folder))
         patch.setenv("CFLOWS_STORED", "")
-        experiments.solve_programs("rmsprop-resnet", "ci", **SMALL)
+        experiments.solve_programs(experiments.get("rmsprop-resnet", "ci", **SMALL))
         path = experiments.path_of(experiments.get("rmsprop-resnet", "ci", **SMALL))
     return path, experiments.programs_of(path)
 
@@ -37,7 +37,7 @@ def test_what_is_stored_is_found_and_reproduced(run, monkeypatch, capsys):
     monkeypatch.setattr(experiments, "simulate", None)
     monkeypatch.setattr(experiments.preconditioners, "along", None)
     tree = experiments.run("rmsprop-resnet", "ci", **SMALL)
-    assert experiments.solve_programs("rmsprop-resnet", "ci", **SMALL).sizes["step"] == 3
+    assert experiments.solve_programs(experiments.get("rmsprop-resnet", "ci", **SMALL)).sizes["step"] == 3
     assert tree["central"]["loss"].dtype == np.float32
     weights, nu = (tree["snapshots/central"][name] for name in ("weights", "nu"))
     assert weights[:-1].isnull().all()
