@@ -7,6 +7,8 @@ import operator
 from dataclasses import asdict, dataclass
 from html import escape
 
+import xarray as xr
+
 COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 SIGNS = {"<=": "≤", ">=": "≥"}
 KEY = "cflows.claim"  # under which an executed notebook keeps a claim among an output's metadata, for the scorecard
@@ -105,3 +107,12 @@ def settle(
     settled = Claim(id, row, claim, float(value), comparison, float(threshold), percent, figure, why or "")
     display(settled)
     return settled
+
+
+def locking_error(flow: xr.DataTree) -> float:
+    """How far from 2, relatively, eigenvalues of a central flow are once they have reached it; NaN if none does."""
+    data = flow.to_dataset()
+    oscillating = data["variances"].values > 0
+    locked = oscillating[1:] & oscillating[:-1]
+    off = abs(data["eigenvalues"].values / 2 - 1)[1:][locked]
+    return float(off.max()) if off.size else math.nan

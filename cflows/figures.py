@@ -16,6 +16,7 @@ import imageio_ffmpeg
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -30,6 +31,7 @@ COLORS = {
     "curvature": "#CC79A7",  # what curvature regularisation does
     "stationary": "#D55E00",  # P̄ and its flow
     "first-term": "#E69F00",  # P̂
+    "ablated": "#CC79A7",  # a flow without its curvature penalty
     "threshold": "#999999",
 }
 EIGENVALUES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -76,6 +78,26 @@ def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, 
     """Leading eigenvalues of the effective Hessian over time, the largest on top."""
     for j in range(min(count, values.shape[1], len(EIGENVALUES))):
         ax.plot(steps, values[:, j], color=EIGENVALUES[j], zorder=10 - j, **style)
+
+
+def beside(run: xr.DataTree, optimizer: str) -> Figure:
+    """An optimizer and its flows over time: loss, eigenvalues of the effective Hessian, distance to the optimizer."""
+    discrete, central, distance = (run[name].to_dataset() for name in ("discrete", "central", "distance"))
+    step, color = discrete["step"].values, COLORS["central"]
+    fig, (top, middle, bottom) = plt.subplots(3, 1, figsize=(7.2, 6.6), sharex=True)
+    top.plot(step, discrete["loss"], color=COLORS["average"], lw=3.5, label=optimizer)
+    top.plot(step, central["predicted_loss"], color=color, lw=1.2, label="central flow: predicted average")
+    top.plot(step, central["loss"], color=color, lw=1.2, ls=":", label="central flow: loss at its weights")
+    top.set(yscale="log", ylabel="training loss")
+    top.legend(loc="lower left")
+    eigenvalues(middle, step, central["eigenvalues"].interpolate_na("step").values)
+    threshold(middle, label="2")
+    middle.set(ylabel=r"eigenvalues of $P^{-1}H$", ylim=(0, 2.4))
+    bottom.plot(step, distance["stable-discrete"], color=COLORS["stable"], label="stable flow")
+    bottom.plot(step, distance["central-discrete"], color=color, label="central flow")
+    bottom.set(ylabel=f"distance to {optimizer}", xlabel="step", xlim=(0, len(step)))
+    bottom.legend(loc="upper left")
+    return fig
 
 
 def film(fig: Figure, draw: Callable[[int], object], frames: int, name: str, alt: str, fps: int = 25):
