@@ -96,7 +96,7 @@ PRESETS: dict[str, dict[Any, Experiment]] = {
         "paper": replace(LARGE, **GD, lr=0.02, steps=3000),
     },
     "scalar-rmsprop-resnet": {
-        "ci": replace(TINY, **SCALAR, lr=0.02, warmup=35, steps=60),
+        "ci": replace(TINY, **SCALAR, lr=0.02, warmup=35, steps=60, substeps=2),
         "laptop": replace(Experiment(), **SCALAR, lr=0.01, steps=400),
         "paper": replace(LARGE, **SCALAR, lr=0.01, steps=3000),
     },

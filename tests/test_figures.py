@@ -4,8 +4,12 @@ import re
 import imageio_ffmpeg
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from conftest import mlp_objective
 
-from cflows import figures
+import cflows
+from cflows import claims, figures
 
 mpl.use("agg")
 
@@ -59,3 +63,18 @@ def test_a_training_film_draws_the_curves_over_steps_and_nothing_else(monkeypatc
         lengths.append(len(curve.get_xdata()))
     assert lengths == [2, 4, 6, 8, 10]
     assert len(line.get_xdata()) == 2
+
+
+def test_an_optimizer_beside_its_flows():
+    tree = cflows.simulate(
+        mlp_objective(width=8, examples=20), cflows.RMSProp(0.01, 0.95), 40, warmup=60, progress=False
+    )
+    fig = figures.beside(tree, "some optimizer")
+    top, _, bottom = fig.axes
+    np.testing.assert_array_equal(top.lines[1].get_ydata(), tree["central"]["predicted_loss"])
+    np.testing.assert_array_equal(bottom.lines[1].get_ydata(), tree["distance"]["central-discrete"])
+    assert bottom.get_ylabel() == "distance to some optimizer"
+    off = abs(tree["central"]["eigenvalues"].values / 2 - 1)[1:]
+    there = tree["central"]["variances"].values > 0
+    assert claims.locking_error(tree["central"]) == pytest.approx(off[there[1:] & there[:-1]].max())
+    plt.close(fig)
