@@ -18,6 +18,9 @@ def write(path: Path, writer: Callable[[Path], object]) -> None:
     os.close(handle)
     try:
         writer(Path(name))
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)  # temporary files are for their owner alone
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
