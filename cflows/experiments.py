@@ -131,6 +131,7 @@ def scaled(experiment: Experiment, k: int) -> Experiment:
         warmup=e.warmup // k,
         steps=e.steps // k,
         snapshot_every=2 * e.snapshot_every // k,
+        window=min(e.window, e.steps // k),
         processes=("discrete", "central", "ablated"),
         branch=0,
     )
@@ -245,7 +246,7 @@ def _provenance(experiment: Experiment, f: Objective) -> dict:
     return {
         "experiment": json.dumps(asdict(experiment)),
         "weights": f.dim,
-        "data": _data_digest(experiment),
+        "data": data_digest(experiment),
         "algorithm": ALGORITHM,
         "cflows": version("cflows"),
         "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
@@ -265,9 +266,12 @@ def describe(run: xr.DataTree) -> str:
 
 
 def read(run: xr.DataTree) -> Experiment:
-    """The definition of a run's experiment."""
+    """The definition of a run's experiment; ValueError if it has other options than those of `Experiment`."""
     values = json.loads(run.attrs["experiment"])
-    return Experiment(**{name: tuple(x) if isinstance(x, list) else x for name, x in values.items()})  # type: ignore[arg-type]
+    try:
+        return Experiment(**{name: tuple(x) if isinstance(x, list) else x for name, x in values.items()})  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ValueError(f"the run is of another version of cflows ({error})") from error
 
 
 def cache() -> Path:
@@ -291,7 +295,7 @@ def _find(name: str) -> Path | None:
 
 def path_of(experiment: Experiment) -> Path:
     """Where in the cache the run of an experiment is, or will be."""
-    content = {"experiment": asdict(experiment), "data": _data_digest(experiment), "algorithm": ALGORITHM}
+    content = {"experiment": asdict(experiment), "data": data_digest(experiment), "algorithm": ALGORITHM}
     digest = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return cache() / f"{experiment.name}-{digest[:12]}.nc"
 
@@ -318,7 +322,7 @@ def load(path: str | Path) -> xr.DataTree:
     return tree
 
 
-def _data_digest(experiment: Experiment) -> str:
+def data_digest(experiment: Experiment) -> str:
     """Of the training images and the test images whose outputs are recorded."""
     classes, size = experiment.classes, experiment.size
     return data.digest(*data.cifar10(experiment.per_class, classes, size), *data.cifar10(1, classes, size, "test"))

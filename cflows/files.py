@@ -54,7 +54,7 @@ def load(path: Path) -> xr.DataTree:
 
 
 def content(tree: xr.DataTree) -> str:
-    """SHA-256 of all arrays and attributes of a tree."""
+    """SHA-256 of all arrays of a tree, and of its nodes' attributes."""
     h = sha256()
     for node in sorted(tree.subtree, key=lambda node: node.path):
         h.update(repr((node.path, sorted((k, str(v)) for k, v in node.attrs.items() if k != "content"))).encode())

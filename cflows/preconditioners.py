@@ -56,6 +56,10 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
     if type(opt) is ScalarRMSProp or not isinstance(opt, RMSProp):
         raise ValueError(f"opt is {type(opt).__name__}; the programs are those of RMSProp")
     taken = tree["snapshots/central"].to_dataset()
+    if taken["weights"].isnull().any():
+        raise ValueError(
+            "the run was stored without the weights of its snapshots; set CFLOWS_STORED= to compute it anew"
+        )
     warmup = json.loads(tree.attrs["simulation"])["warmup"]
     recorded = tree["central"].to_dataset().coords
     coords = np.array(recorded.get("coord", []), dtype=int)

@@ -403,13 +403,19 @@ class Stationary(Flow):
         self.source, self.branch, self.accuracy = source, branch, accuracy
 
     def p(self) -> Float[Tensor, "n"]:
-        return self.at(self.t)[0]
+        return self.held(self.at(self.t)[0], self.g, self.t)
+
+    def held(self, p: Float[Tensor, "n"], g: Float[Tensor, "n"], t: float) -> Float[Tensor, "n"]:
+        return torch.maximum(p, g.abs() / self.opt.learning_rate(t))
+
+    def absorb(self) -> None:
+        self.nu = (self.opt.learning_rate(self.t) * self.p()).square()
 
     def at(self, t: float) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         """P̄ and ½ ∇⟨Σ̄, H⟩ at a time not long after the last solution."""
         (t0, p0, penalty0), (t1, p1, penalty1) = self.solved[0], self.solved[-1]
         s = (t - t1) / (t1 - t0) if t1 > t0 else 0.0
-        return p1 * (p1 / p0) ** s, penalty1 + s * (penalty1 - penalty0)
+        return p1 * ((p1 / p0) ** s).clamp(0.5, 2), penalty1 + s * (penalty1 - penalty0)
 
     def observe(self, i: int) -> Record:
         if i < self.branch:
@@ -421,8 +427,9 @@ class Stationary(Flow):
         record: Record = {}
         if not self.solved or self.t >= self.solved[-1][0] + self.interval - 1e-9:
             record = self.solve()
-        self.nu = (self.opt.learning_rate(self.t) * self.p()).square()
         record |= self.look(self.due(i - self.branch))
+        if record.get("eigenvalues", [0.0])[0] > 2.1:
+            self.interval = 1.0  # what is extrapolated has gone astray
         assert self.V is not None
         p, V = self.p(), self.V
         X = self.opt.learning_rate(self.t) ** 2 / 4 * flows.float64(V.T @ (p[:, None] * V))
@@ -443,6 +450,7 @@ class Stationary(Flow):
         record: Record = {"gap": found.gap, "products": found.hvps}
         if self.solved:
             p, expected = self.at(self.t)
+            p = self.held(p, g, self.t)
             velocity = (g + penalty) / found.p
             off = (g + expected) / p - velocity
             error = ((found.p * off.square()).sum() / (found.p * velocity.square()).sum()).sqrt().item()
@@ -461,7 +469,7 @@ class Stationary(Flow):
             w = start + c * dt * slope
             g = self.g if c == 0 else self.f.value_and_grad(w)[1]
             p, penalty = self.at(t + c * dt)
-            slope = -(g + penalty) / p
+            slope = -(g + penalty) / self.held(p, g, t + c * dt)
             total = total + share * slope
         self.w, self.t = start + dt * total, t + dt
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import operator
 import sys
 import time
@@ -236,8 +237,12 @@ def replay(f: Objective, opt: Optimizer, tree: xr.DataTree, outputs: Outputs | N
         raise ValueError("the run holds no state to go on from; give simulate a window")
     identity = json.loads(tree.attrs["simulation"])
     here = {"optimizer": _signature(opt, identity["warmup"] + identity["steps"] + 1), "weights": f.dim}
+    here["dtype"] = str(f.w0.dtype)
     if differ := [name for name, value in here.items() if identity[name] != value]:
         raise ValueError(f"{differ[0]} of the run is {identity[differ[0]]}, here it is {here[differ[0]]}")
+    loss = float(f.value_and_grad(f.w0)[0])
+    if not math.isclose(loss, identity["loss"], rel_tol=1e-3):
+        raise ValueError(f"the loss at the start of the run is {identity['loss']:g}, here it is {loss:g}")
     run = _Run(_walkers(f, opt, identity, outputs), identity, None)
     content = io.BytesIO(tree["state"].to_dataset()["bytes"].values.tobytes())
     for name, state in torch.load(content, map_location=f.w0.device, weights_only=True).items():
@@ -524,6 +529,8 @@ def _check(
         raise ValueError(f"coords has {outside}; with {f.dim} weights they must be from 0 to {f.dim - 1}")
     if any(issubclass(KINDS[name], Flow) for name in names):
         _ = opt.rate  # complains if the optimizer has no flow
+    if "ablated" in names and isinstance(opt, GradientDescent):
+        raise ValueError("gradient descent has no ablated flow: only its curvature penalty holds eigenvalues at 2")
     if any(issubclass(KINDS[name], Stationary) for name in names):
         if type(opt) is not RMSProp:
             raise ValueError(f"opt is {type(opt).__name__}; the stationary flows are those of RMSProp")

@@ -233,7 +233,7 @@ def _dense(H: Float[Tensor, "n n"], b: Float[Tensor, "n"], tol: float) -> Soluti
     """
     n = len(b)
     scale = max(H.abs().sum(1).max().item(), b.max().item())
-    if scale == 0 or (not b.any() and torch.linalg.eigvalsh(H)[-1] <= 0):  # P = 0
+    if scale == 0 or (not b.any() and torch.linalg.eigvalsh(H)[-1] <= 1e-14 * scale):  # P = 0
         return replace(_certified(0 * b, b.new_zeros(n, 0), b.new_zeros(n, 0), b, tol), gap=0.0, converged=True)
     H, b = H / scale, b / scale
     eye = torch.eye(n, dtype=b.dtype, device=b.device)
@@ -404,7 +404,7 @@ def _low_rank(
             continue
         elif H.Q.shape[1] == n:  # all of H is known
             dense = _dense(H.product(torch.eye(n, dtype=b.dtype, device=b.device)), b, tol)
-            return replace(dense if dense.gap < abs(best.gap) else best, hvps=H.spent)
+            return replace(dense if dense.gap < abs(best.gap) else best, hvps=H.spent, message=dense.message)
         elif U.shape[1] and V.shape[1] >= max_rank:
             message = f"λ_max(P⁻¹H) is still {top:.6g} at rank {max_rank}, the largest allowed; allow more (max_rank)"
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,9 @@ def verify(path: Path, device: str = "auto") -> list[str]:
     home = experiments.path_of(experiment)
     if path.name not in (home.name, experiments.programs_of(home).name):
         raise ValueError(f"{path} is not where its definition, data and the present algorithm would put it")
+    present = {"algorithm": experiments.ALGORITHM, "data": experiments.data_digest(experiment)}
+    if differ := [name for name, value in present.items() if there.attrs.get(name) != value]:
+        raise ValueError(f"{path} has another {differ[0]} than the present one: {there.attrs.get(differ[0])}")
     if path.name != home.name:
         run = experiments.load(path.with_name(home.name))
         taken = run["snapshots/central"].to_dataset().isel(step=[-1])
@@ -74,7 +78,12 @@ def verify(path: Path, device: str = "auto") -> list[str]:
         )
         there = xr.DataTree.from_dict({"programs": there.to_dataset()})
     else:
-        again = simulation.replay(f, opt, there, experiments.test_outputs(f, experiment))
+        try:
+            again = simulation.replay(f, opt, there, experiments.test_outputs(f, experiment))
+        except (KeyError, AttributeError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path} does not hold what its last steps start from ({error!r})") from error
+        if (steps := again["distance"].sizes["step"]) != experiment.window:
+            raise ValueError(f"{path} holds {steps} last steps, not {experiment.window}")
     return [
         line
         for name in again.children
@@ -85,14 +94,18 @@ def verify(path: Path, device: str = "auto") -> list[str]:
 
 def _differences(node: str, there: xr.Dataset, here: xr.Dataset) -> list[str]:
     lines = []
-    here, there = xr.align(here, there, join="inner", exclude=["eig"])
+    labels = {name: x for name, x in here.indexes.items() if name != "eig"}
+    try:
+        there = there.sel(labels)
+    except KeyError as error:
+        return [f"{node}: there is no {error}"]
     for name in sorted(set(map(str, here.data_vars)) - NOT_COMPARED):
         width = {"eig": slice(min(x.sizes.get("eig", 0) for x in (here, there)))} if "eig" in here[name].dims else {}
         a, b = (x[name].isel(width).values.astype(float) for x in (there, here))
         seen = np.isfinite(a) & np.isfinite(b)
+        if (width and bool(seen.any()) != bool(np.isfinite(b).any())) or (not width and (seen != np.isfinite(b)).any()):
+            lines.append(f"{node}: {name} lacks values, or has ones that are not finite")
         if not seen.any():
-            if np.isfinite(a).any():
-                lines.append(f"{node}: {name} was there, and is not now")
             continue
         off = float(abs(a - b)[seen].max() / max(abs(b[seen]).max(), 1e-30))
         if not off <= (LOOSE if name in SENSITIVE else TOLERANCE):

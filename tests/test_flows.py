@@ -307,3 +307,15 @@ def test_the_stationary_flow_against_a_naive_twin(name):
             losses.append(float(f.value_and_grad(w)[0]))
     fall = losses[0] - losses[-1]
     np.testing.assert_allclose(run[name]["loss"], losses, atol=0.02 * fall)
+
+
+def test_the_stationary_flow_far_from_the_edge():
+    """Where P̄ is all but |g| / η it changes as fast as g does, and extrapolation must not run ahead of that."""
+    f, opt = mlp_objective(width=3, examples=8), RMSProp(0.002, 0.95)
+    tree = [
+        cflows.simulate(f, opt, 60, ("stationary",), accuracy=accuracy, progress=False)["stationary"]
+        for accuracy in (0.02, 1e-9)  # the second is solved for at every step
+    ]
+    assert int(tree[0]["gap"].notnull().sum()) < 50
+    assert int(tree[1]["gap"].notnull().sum()) == 60
+    np.testing.assert_allclose(tree[0]["loss"], tree[1]["loss"], atol=0.02 * float(tree[1]["loss"][0]))

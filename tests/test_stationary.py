@@ -121,6 +121,12 @@ def test_low_rank_at_some_size():
     assert again.hvps < s.hvps / 4
 
 
+@pytest.mark.parametrize("v", [[1.0, 1.0, 1.0], [1.0, 2.0, 3.0]])
+def test_nothing_holds_down_where_nothing_curves_up(v):
+    """-vvᵀ has the largest eigenvalue 0, but for rounding."""
+    assert not stationary.solve(-np.outer(v, v), np.ones(3), math.inf).p.any()
+
+
 @pytest.mark.parametrize("tol", [1e-6, 1e-7, 1e-8, 1e-10])
 @pytest.mark.parametrize("seed", [127, 133, 139])
 def test_small_learning_rates_converge_to_any_gap(seed, tol):

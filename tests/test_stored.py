@@ -73,6 +73,34 @@ def test_a_result_that_the_code_does_not_give_is_found_out(run, variable, capsys
     assert any("cosine is off by" in line for line in stored.verify(programs))
 
 
+def test_a_file_in_which_nothing_could_be_compared_is_found_out(run):
+    tree = files.load(run)
+    original = tree.copy(deep=True)
+    tree["central"]["loss"][-3:] = np.nan
+    files.save(run, tree)
+    assert any("loss lacks values" in line for line in stored.verify(run))
+    tree = original.copy(deep=True)
+    tree["central"].dataset = tree["central"].to_dataset().assign_coords(step=tree["central"]["step"] + 1000)
+    files.save(run, tree)
+    assert any("there is no" in line for line in stored.verify(run))
+    tree = original.copy(deep=True)
+    tree.attrs["algorithm"] = 99
+    files.save(run, tree)
+    with pytest.raises(ValueError, match="another algorithm"):
+        stored.verify(run)
+    tree = original.copy(deep=True)
+    tree["state"]["bytes"][:] = 7
+    files.save(run, tree)
+    with pytest.raises(ValueError, match="does not hold what its last steps start from"):
+        stored.verify(run)
+
+
+def test_a_run_without_its_programs_says_so(run):
+    experiments.programs_of(run).unlink()
+    with pytest.raises(ValueError, match="stored without the weights"):
+        experiments.solve_programs(experiments.get("rmsprop-resnet", "ci", **SMALL))
+
+
 def test_a_run_of_another_algorithm_is_not_in_its_place(run, monkeypatch):
     monkeypatch.setattr(experiments, "ALGORITHM", -1)
     with pytest.raises(ValueError, match="is not where its definition"):
