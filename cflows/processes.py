@@ -388,8 +388,8 @@ class Stationary(Flow):
     """The stationary flow of RMSProp (chapter, "stationary-flow"): w alone, with P̄(w) and Σ̄(w) of the convex program.
 
     P̄ and ½ ∇⟨Σ̄, H⟩ change slowly. They are solved for at some steps, from where they were before, and extrapolated from
-    the last two solutions over the steps between. How far the extrapolated velocity is off at the next solution says
-    how long the interval may be.
+    the last two solutions over the steps between, but never below |g| / η, which P̄ never is. How far the extrapolated
+    velocity is off at the next solution says how long the interval may be; the step that led there is not taken back.
     """
 
     penalised: ClassVar = True

@@ -130,6 +130,8 @@ def simulate(
         the others do). They ask for a ν that has all but converged.
     accuracy : float
         Relative error of the stationary flows' velocity that they aim at between two steps at which they solve for P̄.
+        It decides how far the next is, not whether the last was good enough (their ``extrapolation`` says that): far
+        from the edge, where P̄ changes fast, eigenvalues may pass 2 for some steps.
     snapshot_every : int
         Steps between two snapshots of all of w, ν and g² of the optimizer and the central flow; 0: none. A snapshot
         takes six vectors (n,) and one for each critical eigenvalue, in memory and in the checkpoint: with 24,860
