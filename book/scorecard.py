@@ -49,7 +49,8 @@ def page(rows: Sequence[dict], titles: dict[str, str], preset: str) -> str:
         "(scorecard)=",
         "# Scorecard",
         "",
-        f"**{held} of {len(rows)} claims hold**, as computed when this page was built, from the runs that the chapters name, with the preset `{preset}`. "
+        f"**{held} of {len(rows)} claims hold**, as computed when this page was built, from the runs that the "
+        f"chapters name, with the preset `{preset}`. "
         "Each line links to the cell that computes it, and to its figure.",
         "",
     ]
