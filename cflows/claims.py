@@ -115,4 +115,4 @@ def locking_error(flow: xr.DataTree) -> float:
     oscillating = data["variances"].values > 0
     locked = oscillating[1:] & oscillating[:-1]
     off = abs(data["eigenvalues"].values / 2 - 1)[1:][locked]
-    return float(off.max()) if off.size else math.nan
+    return float(np.nanmax(off)) if np.isfinite(off).any() else math.nan

@@ -25,7 +25,7 @@ from .objective import Objective
 from .processes import Outputs
 from .simulation import simulate
 
-ALGORITHM = 3  # raise it when a change to the library changes what a run, or its programs, contain
+ALGORITHM = 4  # raise it when a change to the library changes what a run, or its programs, contain
 Preset = Literal["ci", "laptop", "paper"]
 
 
@@ -63,13 +63,11 @@ class Experiment:
     eigs: int = 4
     """eigenvalues of the effective Hessian to follow, at least"""
     eig_every: int = 5
-    """steps between two looks at them at the optimizer's midpoints; twice as many for flows far from the edge"""
+    """steps between two looks at them at the optimizer's midpoints; twice as many, at most, for flows"""
     eig_tol: float = 1e-2
     """their residuals, relative to the largest"""
     substeps: int = 1
     """steps of the central flow in a unit of time"""
-    reuse: float = 8.0
-    """units of time for which it reuses third derivatives"""
     coords: int = 10
     """number of weights, evenly spread, whose squared gradient and ν are recorded"""
     snapshot_every: int = 50
@@ -208,7 +206,6 @@ def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.D
         },
         eig_tol=experiment.eig_tol,
         substeps=experiment.substeps,
-        reuse=experiment.reuse,
         outputs=test_outputs(f, experiment),
         branch=experiment.branch,
         snapshot_every=experiment.snapshot_every,

@@ -26,11 +26,6 @@ from .errors import DivergenceError
 from .objective import Objective, vjp
 from .optimizers import Optimizer
 
-# The classical Runge-Kutta method. Over a unit of time it damps directions with eigenvalue 2 to a third; methods of
-# second order do not damp them.
-STAGES = ((0.0, 1 / 6), (0.5, 1 / 3), (0.5, 1 / 3), (1.0, 1 / 6))  # time and weight of each evaluation
-
-
 RECOVERY = 0.2  # an eigenvalue that is above 2 is lowered by at least this much in a unit of time, until it is 2
 
 
@@ -41,6 +36,15 @@ class Critical(NamedTuple):
     U: Float[Tensor, "n k"]  # P-orthonormal right eigenvectors of P⁻¹H
     T: Float[Tensor, "k k n"]  # ∇(uᵢᵀ H uⱼ)
     penalised: bool = True  # False: the flow without its curvature penalty
+    missed: np.ndarray | float = 0.0  # rate at which A moves besides, as seen in the past (k, k)
+
+
+class Modes(NamedTuple):
+    """Eigenvectors of P⁻¹H, and P times them as of when they were found: the projection is UPUᵀ even if P moves on."""
+
+    values: Float[Tensor, "m"]
+    U: Float[Tensor, "n m"]
+    dual: Float[Tensor, "n m"]
 
 
 class Oscillation(NamedTuple):
@@ -101,12 +105,14 @@ class Balance(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A step of a flow: the state at its end, and the oscillation that it took to get there."""
+    """A step of a flow: the state at its end, and what happened to the critical eigenvalues on the way."""
 
     w: Float[Tensor, "n"]
     nu: Tensor
     X: Float[np.ndarray, "k k"]  # covariance of the oscillation over the critical eigenvectors during the step
-    balance: Balance | None  # None if nothing oscillates
+    A: Float[np.ndarray, "k k"]  # 2UᵀPU - UᵀHU at its end, as far as the drift tells
+    drift: Drift | None  # averaged over the step; None if nothing is critical
+    bend: float  # its second-order part relative to the first, leaving out the linear force along modes
 
 
 def drift(
@@ -146,12 +152,14 @@ def step(
     dt: float,
     g: Float[Tensor, "n"],
     critical: Critical | None = None,
+    modes: Modes | None = None,
 ) -> Step:
-    """Advance a flow by dt with the classical Runge-Kutta method.
+    """Advance a flow by dt with Heun's method, exponential along known eigenvectors of P⁻¹H. Costs one gradient.
 
-    Without ``critical`` this is the stable flow, and of fourth order in dt. With it, X is constant over the step and
-    such that complementarity holds at its end: a first X from the drift at the start carries the stages, then their
-    averaged drift fixes the X of the step. Since the eigenvectors stand still over a step, this is of first order.
+    Without ``critical`` this is the stable flow, and of second order in dt. With it, X is constant over the step and
+    such that complementarity holds at its end: a first X from the drift at the start leads to a first end, then the
+    average of the drifts at both fixes the X of the step. Since the eigenvectors stand still over a step, this is of
+    first order.
 
     Parameters
     ----------
@@ -161,6 +169,9 @@ def step(
         Step, in optimizer steps.
     critical : Critical, optional
         Eigenvectors with eigenvalues near 2 and their third derivatives.
+    modes : Modes, optional
+        Eigenvectors of P⁻¹H along which the linear part of the force, -λ, is integrated exactly (ETD2RK of Cox and
+        Matthews, 2002). Heun's method by itself does not damp an eigenvalue of 2 over a unit of time.
 
     Returns
     -------
@@ -172,34 +183,38 @@ def step(
     ConvergenceError
         If the complementarity problem could not be solved.
     """
-    X, sigma, balance, span = np.zeros((0, 0)), None, None, (t, t + dt)
+    X, A, sigma, mean, span = np.zeros((0, 0)), np.zeros((0, 0)), None, None, (t, t + dt)
     if critical is not None:
         a, V = np.linalg.eigh(critical.A)
         A = (V * np.maximum(a, -RECOVERY * dt)) @ V.T  # a start beyond the edge is not mended all at once
-        A = (A + A.T) / 2
-        X = _covariance(A, dt, drift(opt, nu, t, g, critical, span))
+        A = (A + A.T) / 2 + dt * critical.missed
+        first = drift(opt, nu, t, g, critical, span)
+        X = _covariance(A, dt, first)
         sigma = Oscillation.of(critical, X)
 
-    points = []  # ν, time and gradient at the stages
-    for c, _ in STAGES:
-        if c == 0:
-            points.append((nu, t, g))
-        else:
-            dw, dnu = velocity(opt, *points[-1], sigma)
-            points.append((nu + c * dt * dnu, t + c * dt, f.value_and_grad(w + c * dt * dw)[1]))
+    none = w.new_empty(w.numel(), 0)
+    linear, U, dual = modes or (none[0], none, none)
+    p, z = opt.preconditioner(nu, t), -dt * linear.clamp(min=0.1)
+    phi1 = z.expm1() / z
+    phi2 = (phi1 - 1) / z
 
+    def along(factors: Float[Tensor, "m"], v: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        return U @ (factors * (dual.T @ v))
+
+    dw, dnu = velocity(opt, nu, t, g, sigma)
+    way = dt * (dw + along(phi1 - 1, dw))
+    end = (nu + dt * dnu, t + dt, f.value_and_grad(w + way)[1])
     if critical is not None:
-        drifts = [drift(opt, *point, critical, span) for point in points]
-        weights = [b for _, b in STAGES]
-        mean = Drift(*(np.average(parts, axis=0, weights=weights) for parts in zip(*drifts, strict=True)))
+        last = drift(opt, *end, critical, span)
+        mean = Drift(*((a + b) / 2 for a, b in zip(first, last, strict=True)))
         X = _covariance(A, dt, mean)
         sigma = Oscillation.of(critical, X)
-        if X.any():
-            balance = Balance.of(mean, X)
-    for (_, b), point in zip(STAGES, points, strict=True):
-        dw, dnu = velocity(opt, *point, sigma)
-        w, nu = w + b * dt * dw, nu + b * dt * dnu
-    return Step(w, nu, X, balance)
+        A = critical.A + dt * (critical.missed + mean.alpha + np.einsum("abcd,cd->ab", mean.B, X))
+    (dw, dnu), (dw_end, dnu_end) = velocity(opt, nu, t, g, sigma), velocity(opt, *end, sigma)
+    change = dw_end - dw + along(-z / dt, way)  # of the velocity, but for its linear part
+    w = w + dt * (dw + along(phi1 - 1, dw) + change / 2 + along(phi2 - 1 / 2, change))
+    bend = (p * change.square()).sum() / (p * dw.square()).sum() / 4
+    return Step(w, nu + dt * (dnu + dnu_end) / 2, X, A, mean, float(bend.sqrt()))
 
 
 def _covariance(A: np.ndarray, dt: float, drift: Drift) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ class Objective:
 
     Every derivative is PyTorch's own (reverse mode applied once, twice or three times), exact where its kernels are,
     and lives on the device and in the dtype of ``w0``. Known exception: third derivatives through the fused
-    ``nn.LayerNorm`` are wrong in PyTorch; `simulate` finds that out, ``nn.GroupNorm(1, channels)`` is right. A loss may
+    ``nn.LayerNorm`` are wrong in PyTorch (``nn.GroupNorm(1, channels)`` is right); flows use `differences`. A loss may
     be given as a sum of terms: then derivatives are accumulated term by term, so that memory is that of the largest
     term.
 
@@ -222,6 +223,28 @@ class Objective:
         for i, j in itertools.combinations(range(k), 2):
             T[j, i] = T[i, j]
         return T
+
+    def differences(
+        self, w: Float[Tensor, "n"], g: Float[Tensor, "n"], U: Float[Tensor, "n k"], eps: float
+    ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "k k n"]]:
+        """HU and `hessian_gradients` by central differences of gradients, over ``eps`` times the columns of U.
+
+        Costs k(k+1) gradients and no higher derivative; g is the gradient at w. Errors are of second order in ``eps``,
+        beside those of rounding, which grow as eps⁻² (eps⁻¹ for HU).
+        """
+        U = self._check(U, 2)
+        k = U.shape[1]
+        HU, T = torch.zeros_like(U), U.new_zeros(k, k, self.dim)
+        for i in range(k):
+            for j in range(i, -1, -1):  # with i = j first
+                u = U[:, i] if i == j else (U[:, i] + U[:, j]) / math.sqrt(2)
+                ahead, behind = (self.value_and_grad(w + s * eps * u)[1] for s in (1, -1))
+                bend = (ahead + behind - 2 * g) / eps**2
+                if i == j:
+                    HU[:, i], T[i, i] = (ahead - behind) / (2 * eps), bend
+                else:
+                    T[i, j] = T[j, i] = bend - (T[i, i] + T[j, j]) / 2
+        return HU, T
 
     def _term_grad(self, term: Callable, w: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
         value = term(w)

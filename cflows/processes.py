@@ -24,7 +24,11 @@ from .optimizers import Optimizer
 
 CRITICAL = 0.05  # eigenvalues above 2 - CRITICAL enter the complementarity problem
 NEAR = 0.5  # eigenvalues above 2 - NEAR are followed at every step, and one below them is kept in sight
-CAPTURED = 0.99  # third derivatives are reused while this share of each critical eigenvector lies in their basis
+# The classical Runge-Kutta method: time and weight of each evaluation
+STAGES = ((0.0, 1 / 6), (0.5, 1 / 3), (0.5, 1 / 3), (1.0, 1 / 6))
+BEND = 0.02
+TURNED = 0.1  # a critical eigenvector that has turned by more, as the square of a sine, is taken for a new one
+BEND = 0.05  # where the second-order part of a step of the central flow is a larger share, its steps are shortened
 STABLE_CAP = 8.0  # effective sharpness at which the stable flow, by then stiff and far away, is stopped
 
 Record = dict[str, Any]  # numbers, and lists of numbers
@@ -63,7 +67,14 @@ class Process(ABC):
         return {name: getattr(self, name) for name in ("w", "nu", "t", "guess", "near", "sharpest", *self.extra)}
 
     extra: ClassVar[tuple[str, ...]] = ()  # further attributes that belong to the state
-    caches: ClassVar = {"guess", "sharpest", "third", "axes"}  # those of the state that only save time, or keep signs
+    caches: ClassVar = {
+        "guess",
+        "sharpest",
+        "axes",
+        "critical",
+        "modes",
+        "looked",
+    }  # those of the state that only save time, or keep signs
 
     @abstractmethod
     def observe(self, i: int) -> Record:
@@ -189,7 +200,21 @@ class Flow(Process):
     seen: tuple[float, float, float] | None = (
         None  # time of the last look, top eigenvalue, its slope since the last but one
     )
-    extra: ClassVar[tuple[str, ...]] = ("seen",)
+    reach: float | None = None  # of differences for third derivatives, along P-orthonormal directions
+    dt = 1.0  # length of a step in units of time
+    next: flows.Step
+    extra: ClassVar[tuple[str, ...]] = ("seen", "reach")
+
+    def step(self, critical: flows.Critical | None = None, modes: flows.Modes | None = None) -> None:
+        """Compute the next step, of length dt."""
+        self.next = flows.step(self.f, self.opt, self.w, self.nu, self.t, self.dt, self.g, critical, modes)
+
+    def begin_unit(self, critical: flows.Critical | None = None, modes: flows.Modes | None = None) -> None:
+        """The same, with as many steps in the unit of time as the flow bends in it."""
+        self.step(critical, modes)
+        if self.next.bend > BEND:
+            self.dt = 1 / math.ceil(self.next.bend / BEND / self.dt)
+            self.step(critical, modes)
 
     def look(self, eigs: int) -> Record:
         record = super().look(eigs)
@@ -207,6 +232,29 @@ class Flow(Process):
             return 0
         t, top, slope = self.seen
         return int(top + 2 * max(slope, 0) * (self.t - t) > limit)
+
+    def third_derivatives(
+        self, U: Float[Tensor, "n k"], p: Float[Tensor, "n"]
+    ) -> tuple[Float[Tensor, "k k n"], Float[Tensor, "n k"]]:
+        """∇(uᵢᵀHuⱼ), and HU, by differences of gradients, over a reach across which HU changes by ε^¼ of itself.
+
+        There the errors of differences and of rounding, of machine precision ε, are both of the order of √ε.
+        """
+        share = torch.finfo(U.dtype).eps ** 0.25
+
+        def size(v: Float[Tensor, "... n"]) -> float:
+            return float((v.square() / p).sum(-1).max().sqrt())
+
+        reach, most = self.reach or size(self.g) / 2, 0.1 * size(p * self.w)
+        for _ in range(10):
+            reach = min(reach, most) or 1.0
+            HU, T = self.f.differences(self.w, self.g, U, reach)
+            change = reach * size(T) / max(size(HU.T), 1e-30)
+            if share / 5 < change < 5 * share or (change < share and reach == most):
+                break
+            reach *= min(max(share / max(change, 1e-30), 0.1), 10)
+        self.reach = reach
+        return T, HU
 
 
 class Stable(Flow):
@@ -228,35 +276,52 @@ class Stable(Flow):
         if self.stopped:
             self.w = torch.full_like(self.w, math.nan)
             return
-        substeps = max(1, math.ceil(self.sharpness / 2), math.ceil(self.opt.rate))
-        start = self.t
-        for j in range(substeps):
-            g = self.g if j == 0 else self.f.value_and_grad(self.w)[1]
-            self.w, self.nu, *_ = flows.step(self.f, self.opt, self.w, self.nu, self.t, 1 / substeps, g)
-            self.t = start + (j + 1) / substeps
+        start, self.dt = self.t, 1 / max(1, math.ceil(self.sharpness / 1.5), math.ceil(self.opt.rate))
+        self.begin_unit()
+        count = round(1 / self.dt)
+        for j in range(count):
+            if j > 0:
+                self.g = self.f.value_and_grad(self.w)[1]
+                self.step()
+            self.w, self.nu = self.next.w, self.next.nu
+            self.t = start + (j + 1) / count
 
 
 class Central(Flow):
     """The central flow, in as many equal steps a unit of time as asked for, or more where stability needs more."""
 
-    third: tuple[Tensor, Tensor, float] | None = None  # third derivatives: basis, tensor, time
-    dt: float  # length of a step in units of time
-    next: flows.Step
+    critical: flows.Critical | None = None  # as of the last look, A as far as the drift has taken it since
+    modes: flows.Modes | None = None  # eigenvectors that were followed
+    looked = -math.inf  # time of the last look at the eigenvalues
+    interval = 0.0  # units of time from one look to the next
+    drifted = 0.0  # how far α has moved 2 - λ since the last look
     axes: Tensor | None = None  # P-orthonormal eigenvectors of Σ (n, k), by descending variance
     factor: Tensor  # F (n, k) with Σ = FFᵀ: axes times standard deviations
-    extra: ClassVar = (*Flow.extra, "third", "dt", "axes")
+    extra: ClassVar = (*Flow.extra, "dt", "looked", "interval", "drifted", "axes")
     penalised: ClassVar = True
 
     def __init__(
-        self, f: Objective, opt: Optimizer, substeps: int, reuse: float, outputs: Outputs | None = None, **options
+        self, f: Objective, opt: Optimizer, substeps: int, accuracy: float, outputs: Outputs | None = None, **options
     ):
         super().__init__(f, opt, **options)
         self.outputs = outputs
         self.substeps, self.dt = substeps, 1 / substeps
-        self.reuse = reuse  # units of time for which third derivatives are reused, rotated into the present basis
+        self.accuracy = accuracy
+
+    def state(self) -> dict[str, Any]:
+        critical = self.critical and tuple(map(torch.as_tensor, self.critical))
+        return super().state() | {"critical": critical, "modes": self.modes and tuple(self.modes)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        super().load(state)
+        if self.critical:
+            A, U, T, penalised, missed = map(torch.as_tensor, self.critical)
+            self.critical = flows.Critical(flows.float64(A), U, T, bool(penalised), flows.float64(missed))
+        if self.modes:
+            self.modes = flows.Modes(*self.modes)
 
     def observe(self, i: int) -> Record:
-        record = self.look(self.due(i) or self.followed() or self.pressing(2 - NEAR))
+        record = self.look(self.wanted(slack=0.5))
         if "eigenvalues" in record:
             if i == 0 and record["eigenvalues"][0] > 2.5:
                 warnings.warn(
@@ -265,8 +330,10 @@ class Central(Flow):
                     "optimizer settle first (warmup), or use bias_correction=True or a smaller lr",
                     stacklevel=2,
                 )
-            self.dt = 1 / max(self.substeps, math.ceil(record["eigenvalues"][0] / 2.5), math.ceil(self.opt.rate))
-        self.step(fresh="eigenvalues" in record)
+            self.refresh()
+        assert self.modes is not None
+        self.dt = 1 / max(self.substeps, math.ceil(float(self.modes.values[0]) / 2.5), math.ceil(self.opt.rate))
+        self.begin_unit(self.critical, self.modes)
         return record | self.predict(record)
 
     def predict(self, record: Record) -> Record:
@@ -283,19 +350,18 @@ class Central(Flow):
         if self.outputs is not None:
             mean, deviation = flows.spread(self.outputs, self.w, self.factor)
             record |= {"predicted_outputs": mean.tolist(), "output_deviations": deviation.tolist()}
-        if self.next.balance is not None:
-            rise, curvature, growth = self.next.balance
+        if self.next.drift is not None and self.next.X.any():
+            rise, curvature, growth = flows.Balance.of(self.next.drift, self.next.X)
             record |= {"rise": rise, "curvature_reduction": curvature, "nu_growth": growth}
         return record
 
     def resolve(self) -> Float[np.ndarray, "k"]:
         """Variances along the P-orthonormal eigenvectors of Σ, descending; sets `axes` and `factor`."""
         X = self.next.X
-        k = X.shape[0]
         variances, Q = np.linalg.eigh(X)
         variances, Q = variances[::-1], Q[:, ::-1].copy()
         variances = np.where(variances > 1e-12 * variances.max(initial=0), variances, 0.0)
-        U = self.pairs.U[:, :k] if k else self.w.new_empty(self.f.dim, 0)
+        U = self.critical.U if self.critical else self.w.new_empty(self.f.dim, 0)
         axes = U @ torch.as_tensor(Q, dtype=U.dtype, device=U.device)
         if self.axes is not None:  # keep their directions from step to step
             overlap = self.axes.T @ (self.p()[:, None] * axes)
@@ -314,68 +380,69 @@ class Central(Flow):
     def snapshot(self) -> dict[str, Tensor]:
         return super().snapshot() | {"factor": self.factor.cpu()}
 
-    def followed(self) -> int:
-        """How many eigenvalues are followed at every step: those near 2 and the next, if there are any."""
-        return min(self.near + 1, self.f.dim) if self.near else 0
-
-    def step(self, fresh: bool) -> None:
-        """Compute the next step of length dt from what `look` saw."""
-        critical = self.critical() if fresh else None
-        self.next = flows.step(self.f, self.opt, self.w, self.nu, self.t, self.dt, self.g, critical)
+    def wanted(self, slack: float = 1e-9) -> int:
+        """How many eigenvalues to look at now; near the edge as often as the accuracy asks for."""
+        interval = min(self.interval, self.eig_every) if self.near else self.eig_every
+        if self.t >= self.looked + interval - slack:
+            return max(self.eigs, min(self.near + 1, self.f.dim))
+        return 0 if self.near else self.pressing(2 - NEAR)
 
     def advance(self) -> None:
         start, count = self.t, round(1 / self.dt)
         for j in range(count):
             if j > 0:
-                self.step(fresh="eigenvalues" in self.look(self.followed()))
+                if "eigenvalues" in self.look(self.wanted()):
+                    self.refresh()
+                self.step(self.critical, self.modes)
             self.w, self.nu = self.next.w, self.next.nu
             self.t = start + (j + 1) / count
+            if self.critical:
+                assert self.next.drift is not None
+                self.critical = self.critical._replace(A=self.next.A)
+                self.drifted += self.dt * float(np.linalg.norm(self.next.drift.alpha))
 
-    def critical(self) -> flows.Critical | None:
-        """The eigenvalues near 2, their eigenvectors and third derivatives."""
-        k = int((self.pairs.values > 2 - CRITICAL).sum())
-        if k == 0:
-            self.third = None
-            return None
-        U, HU = self.pairs.U[:, :k], self.pairs.HU[:, :k]
-        A = flows.float64(U.T @ (2 * self.p()[:, None] * U - HU))
-        return flows.Critical((A + A.T) / 2, U, self.third_derivatives(U), self.penalised)
+    def refresh(self) -> None:
+        """Take up what was seen of the eigenvalues near 2, and judge by it what was supposed since the last look.
 
-    def third_derivatives(self, U: Float[Tensor, "n k"]) -> Float[Tensor, "k k n"]:
-        """∇(uᵢᵀHuⱼ): those of a little while ago in the present basis, or fresh ones where these no longer do."""
-        if self.third is not None:
-            basis, T, t = self.third
-            weighted = self.p()[:, None] * U
-            R = torch.linalg.solve(basis.T @ (self.p()[:, None] * basis), basis.T @ weighted)  # U ≈ basis R
-            captured = ((basis @ R) * weighted).sum(0).min()
-            if self.t - t < self.reuse and captured >= CAPTURED:
-                return torch.einsum("ca,db,cdn->abn", R, R, T)
-        T = self.f.hessian_gradients(self.w, U)
-        if self.third is None:
-            self.check(U[:, 0], T[0, 0])
-        self.third = (U, T, self.t)
-        return T
-
-    def check(self, u: Float[Tensor, "n"], t: Float[Tensor, "n"]) -> None:
-        """Hold ∇(uᵀHu) against differences of Hessian-vector products: some of PyTorch's kernels have it wrong."""
-        here, eps = self.f.hvp(self.w, u[:, None])[:, 0], torch.finfo(u.dtype).eps
-        h = 0.01
-        while True:  # short enough that the products change linearly, as far as rounding lets one see
-            ahead, behind = (self.f.hvp(self.w + s * u, u[:, None])[:, 0] for s in (h, -h))
-            curved, change = ((x).norm().item() for x in (ahead + behind - 2 * here, ahead - behind))
-            if curved <= 0.1 * change + 10 * eps * here.norm().item() or h < 1e-9:
-                break
-            h /= 4
-        twin = (ahead - behind) / (2 * h)
-        error, size = (torch.linalg.vector_norm(v).item() for v in (t - twin, twin))
-        noise = eps * torch.linalg.vector_norm(ahead).item() / h
-        if error > 0.1 * size + 10 * noise:
-            raise DivergenceError(
-                "third derivatives of the loss are off from differences of second ones by "
-                f"{error / (size + noise):.0%}: it is not smooth (use GELU or tanh in place of ReLU), or a kernel of "
-                "PyTorch's is wrong (as that of nn.LayerNorm is; use nn.GroupNorm(1, channels), nn.RMSNorm or "
-                "elementary operations)"
-            )
+        What the drift has missed of 2P - H is made up for over as long as it took to accrue, not at once.
+        """
+        values, U, P = self.pairs.values, self.pairs.U, self.p()[:, None]
+        k, past, before = int((values > 2 - CRITICAL).sum()), self.critical, self.modes
+        critical = U[:, :k]
+        A = flows.float64(critical.T @ (2 * P * critical - self.pairs.HU[:, :k]))
+        A, missed = (A + A.T) / 2, np.zeros((k, k))
+        interval = self.dt
+        if before:
+            age = self.t - self.looked
+            # eigenvectors are those of the last look, but for a rotation and for what has turned out of their span
+            R = torch.linalg.solve(before.U.T @ (P * before.U), before.U.T @ (P * U))
+            out = U - before.U @ R
+            turned = flows.float64((out * P * out).sum(0))
+            growth = 2.0 if k == 0 else 0.0
+            if past and k:
+                r, known = flows.float64(R[: len(past.A), :k]), turned[:k] < TURNED
+                missed = np.outer(known, known) * (A - r.T @ past.A @ r)
+                off = max(float(np.linalg.norm(missed)) / self.drifted, float(turned[:k].max()) ** 0.5)
+                growth = float(np.clip(self.accuracy / max(off, 1e-12), 0.5, 2.0))
+            interval = growth * age
+            if k < min(len(values), len(before.values)):  # the next should not come to 2 unseen
+                rise = max(float(values[k] - before.values[k]) / age, 0.01)
+                interval = min(interval, float(2 - values[k]) / (2 * rise))
+        self.interval = self.dt * max(1, math.floor(interval / self.dt + 0.5))
+        if before and self.guess is not None:  # they will turn on as they have turned
+            going = torch.as_tensor((turned < TURNED) * self.interval / age, dtype=U.dtype, device=U.device)
+            self.guess = torch.cat([U + going * out, self.guess[:, U.shape[1] :]], dim=1)
+        self.critical = None
+        if k:
+            T, twin = self.third_derivatives(critical, P[:, 0])
+            HU = self.pairs.HU[:, :k]
+            if (error := float((twin - HU).norm() / HU.norm())) > 0.1:
+                raise DivergenceError(
+                    f"second derivatives of the loss are off from differences of its gradient by {error:.0%}: it is "
+                    "not smooth (use GELU or tanh in place of ReLU), or a kernel of PyTorch's has them wrong"
+                )
+            self.critical = flows.Critical(A - missed, critical, T, self.penalised, missed / self.interval)
+        self.modes, self.looked, self.drifted = flows.Modes(values, U, P * U), self.t, 0.0
 
 
 class Ablated(Central):
@@ -440,13 +507,16 @@ class Stationary(Flow):
         """The stationary preconditioner at w; how far extrapolation was off sets when the next is due."""
         lr = self.opt.learning_rate(self.t)
         _, g, hvp = self.f.linearize(self.w)
+        self.g = g
         found = stationary.solve(hvp, g, lr, start=self.V)
         X, Q = torch.linalg.eigh(found.factor.T @ (found.p[:, None] * found.factor))
         self.V = (found.factor @ Q[:, X / X[-1:] > 1e-6]).flip(1)  # the same Σ̄ in as few directions as it has
         penalty = torch.zeros_like(self.w)
         if self.penalised:
             for v in self.V.T:
-                penalty = penalty + lr**2 / 8 * self.f.hessian_gradients(self.w, v[:, None])[0, 0]
+                size = (found.p * v.square()).sum().sqrt()
+                T = self.third_derivatives((v / size)[:, None], found.p)[0][0, 0]
+                penalty = penalty + lr**2 / 8 * size**2 * T
         record: Record = {"gap": found.gap, "products": found.hvps}
         if self.solved:
             p, expected = self.at(self.t)
@@ -465,7 +535,7 @@ class Stationary(Flow):
             return
         start, t, dt = self.w, self.t, 1.0
         total, slope = torch.zeros_like(start), torch.zeros_like(start)
-        for c, share in flows.STAGES:
+        for c, share in STAGES:
             w = start + c * dt * slope
             g = self.g if c == 0 else self.f.value_and_grad(w)[1]
             p, penalty = self.at(t + c * dt)

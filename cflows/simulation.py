@@ -75,7 +75,6 @@ def simulate(
     eig_every: int | Mapping[str, int] = 1,
     eig_tol: float = 1e-3,
     substeps: int = 1,
-    reuse: float = 2.0,
     coords: Sequence[int] = (),
     outputs: Outputs | None = None,
     branch: int = 0,
@@ -110,16 +109,14 @@ def simulate(
         Eigenvalues of the effective Hessian to follow, at least. More are followed while all of them are above 1.5.
     eig_every : int, or mapping from process to int
         Compute them every so many steps; 0: never (not for a flow, which needs them to choose its steps). A flow also
-        does so when the top one may have grown, and the central flow at every step once it is above 1.5.
+        does so when the top one may have grown, and the central flow, once that is above 1.5, as ``accuracy`` asks for.
     eig_tol : float
         Their residuals, relative to the largest (`eigen.top_eigenpairs`; three times that for those below 1.5). An
         eigenvalue's own error is of the order of the square.
     substeps : int
-        Steps of the central flow in a unit of time; at least ⌈λ/2.5⌉ are taken. Where an eigenvalue λ is above 2 from
-        the start, the oscillation is made such as to lower it by at least 0.2 a unit of time until it is 2.
-    reuse : float
-        Units of time for which the central flow reuses third derivatives, rotated into the present eigenvectors; 0
-        computes them at every step. What they miss is corrected by the eigenvalues, measured at every step.
+        Steps of the central flow in a unit of time, at least; more are taken where the flow bends or an eigenvalue λ is
+        large (⌈λ/2.5⌉). Where one is above 2 from the start, the oscillation is made such as to lower it by at least
+        0.2 a unit of time until it is 2.
     coords : sequence of int
         Weights whose squared gradient and ν are recorded at every step.
     outputs : callable, Tensor (n,) -> Tensor (m,), optional
@@ -129,9 +126,12 @@ def simulate(
         Step at which the stationary flows leave the central flow, which must be among the processes (0: they start as
         the others do). They ask for a ν that has all but converged.
     accuracy : float
-        Relative error of the stationary flows' velocity that they aim at between two steps at which they solve for P̄.
-        It decides how far the next is, not whether the last was good enough (their ``extrapolation`` says that): far
-        from the edge, where P̄ changes fast, eigenvalues may pass 2 for some steps.
+        Relative error that flows aim at between two steps at which they look at what they steer by, and then go by how
+        it was seen to change. For the central flow that is eigenvectors and third derivatives, and the error that of
+        the rate at which eigenvalues move, or the sine of the angle by which an eigenvector has turned; for the
+        stationary flows it is P̄, and the error that of their velocity (their ``extrapolation``). It decides when the
+        next look is, not whether the last was in time: eigenvalues may leave 2 by some thousandths in between, and by
+        more where they change fast.
     snapshot_every : int
         Steps between two snapshots of all of w, ν and g² of the optimizer and the central flow; 0: none. A snapshot
         takes six vectors (n,) and one for each critical eigenvalue, in memory and in the checkpoint: with 24,860
@@ -175,8 +175,6 @@ def simulate(
     for name, value in {"eig_tol": eig_tol, "accuracy": accuracy}.items():
         if not isinstance(value, (int, float)) or not 0 < value < 1:
             raise ValueError(f"{name} is {value!r}; it must be between 0 and 1")
-    if not isinstance(reuse, (int, float)) or not reuse >= 0:
-        raise ValueError(f"reuse is {reuse!r}; it must be 0 or more")
     every = _intervals(eig_every, chosen)
     loss, g = f.value_and_grad(f.w0)
     if window > steps:
@@ -184,7 +182,7 @@ def simulate(
     told = None if outputs is None else digest(_outputs(outputs, f.w0))
     identity = integers | {
         "optimizer": _signature(opt, warmup + steps + 1), "processes": chosen, "eig_every": every, "eig_tol": eig_tol,
-        "reuse": reuse, "accuracy": accuracy, "coords": coords, "outputs": told, "weights": f.dim,
+        "accuracy": accuracy, "coords": coords, "outputs": told, "weights": f.dim,
         "dtype": str(f.w0.dtype),
         "loss": loss.item(), "start": sha256(torch.stack([f.w0, g]).cpu().numpy().tobytes()).hexdigest(),
     }  # fmt: skip
@@ -262,7 +260,7 @@ def _walkers(f: Objective, opt: Optimizer, identity: dict, outputs: Outputs | No
     for name in identity["processes"]:
         more: dict[str, Any] = {"eig_every": identity["eig_every"][name]}
         if issubclass(KINDS[name], Central):
-            more |= {key: identity[key] for key in ("substeps", "reuse")} | {"outputs": outputs}
+            more |= {key: identity[key] for key in ("substeps", "accuracy")} | {"outputs": outputs}
         elif issubclass(KINDS[name], Stationary):
             more |= {key: identity[key] for key in ("branch", "accuracy")}
             more["source"] = walkers["central"] if identity["branch"] else None

@@ -44,7 +44,7 @@ def test_every_option_changes_the_file():
         "width": 3, "blocks": 2, "per_class": 5, "classes": (0, 1), "size": 4, "seed": 1, "lr": 2e-3, "beta2": 0.9,
         "eps": 1e-8, "bias_correction": not default.bias_correction, "warmup": 5, "steps": 7,
         "processes": ("discrete",), "eigs": 5, "eig_every": 9, "eig_tol": 1e-4, "substeps": 2, "coords": 3,
-        "reuse": 1.0, "snapshot_every": 3, "optimizer": "ScalarRMSProp", "branch": 4, "window": 5,
+        "snapshot_every": 3, "optimizer": "ScalarRMSProp", "branch": 4, "window": 5,
         "batch_size": 8, "name": "x",
     }  # fmt: skip
     assert set(other) == set(vars(default))

@@ -13,7 +13,7 @@ from cflows import preconditioners, stationary
 def run():
     f, opt = mlp_objective(), cflows.RMSProp(0.02, 0.9, bias_correction=True)
     tree = cflows.simulate(
-        f, opt, 60, ("discrete", "central"), snapshot_every=20, coords=[0, 3], eig_tol=1e-6, reuse=1, progress=False
+        f, opt, 60, ("discrete", "central"), snapshot_every=20, coords=[0, 3], eig_tol=1e-6, progress=False
     )
     return f, opt, tree
 

@@ -268,7 +268,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, error):
 @pytest.mark.parametrize("window", [8, 40])  # from before and after the stationary flows begin
 def test_the_last_steps_can_be_computed_again(tmp_path, window):
     f = mlp_objective(width=8, examples=20)
-    options = {"branch": 30, "coords": [1], "outputs": lambda w: w[:2] ** 2, "eig_tol": 1e-6, "reuse": 0}
+    options = {"branch": 30, "coords": [1], "outputs": lambda w: w[:2] ** 2, "eig_tol": 1e-6, "accuracy": 1e-6}
     tree = quiet(f, OPT, 60, ALL, window=window, **options)
     tree.to_netcdf(tmp_path / "run.nc", engine="h5netcdf")
     with xr.open_datatree(tmp_path / "run.nc", engine="h5netcdf") as stored:
@@ -331,17 +331,25 @@ def test_flows_look_at_the_eigenvalues_before_it_is_too_late():
     assert float(node["loss"][-1]) == pytest.approx(-10, rel=1e-6)
 
 
-@pytest.mark.parametrize("norm", [nn.LayerNorm(6), nn.GroupNorm(1, 6)])
-def test_wrong_kernels_are_found_out(norm):
+def norms(norm):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 6), norm, nn.Tanh(), nn.Linear(6, 2)).double()
     x, y = torch.randn(12, 4, dtype=torch.float64), torch.randn(12, 2, dtype=torch.float64)
-    f = Objective.from_module(module, nn.MSELoss(), x, y)
-    if isinstance(norm, nn.GroupNorm):
-        assert float(quiet(f, OPT, 40, ("central",))["central"]["variances"].max()) > 0
-    else:
-        with pytest.raises(DivergenceError, match=r"central at step .*third derivatives.*LayerNorm"):
-            quiet(f, OPT, 40, ("central",))
+    return Objective.from_module(module, nn.MSELoss(), x, y)
+
+
+def test_kernels_whose_third_derivatives_are_wrong_do_not_matter():
+    """PyTorch has those of the fused layer normalisation wrong; the flows do without."""
+    twins = [quiet(norms(norm), OPT, 40, ("central",))["central"] for norm in (nn.LayerNorm(6), nn.GroupNorm(1, 6))]
+    assert float(twins[0]["variances"].max()) > 0
+    np.testing.assert_allclose(twins[0]["predicted_loss"], twins[1]["predicted_loss"], rtol=1e-6)
+
+
+def test_a_loss_that_is_not_smooth_is_found_out():
+    """At a kink the gradient jumps, which its derivatives do not see."""
+    f = Objective(lambda w: w[1] * (w[0] ** 2 + 0.1 * w[0].abs()) / 2 - w[1], torch.tensor([1e-3, 9.9]).double())
+    with pytest.raises(DivergenceError, match=r"central at step .*not smooth.*GELU"):
+        quiet(f, GradientDescent(0.2), 40, ("central",))
 
 
 def test_numbers_of_any_kind(tmp_path):
@@ -396,7 +404,6 @@ def test_a_start_beyond_the_edge_ends_at_the_edge():
         ({"branch": -1}, ValueError, "branch is -1"),
         ({"branch": 1, "processes": "stationary"}, ValueError, 'add "central" to processes'),
         ({"processes": "stationary", "opt": GradientDescent(0.1)}, ValueError, "opt is GradientDescent"),
-        ({"reuse": -1}, ValueError, "reuse is -1"),
         ({"coords": [1.7]}, TypeError, "coords is 1.7"),
         ({"coords": [44]}, ValueError, r"coords has \[44\]; with 44 weights"),
     ],
