@@ -22,13 +22,15 @@ NOT_COMPARED = {"displacements", "eig_residual", "gap", "products", "rank", "sec
 
 
 def reduce(run: xr.DataTree) -> xr.DataTree:
-    """A run in single precision, with all but ν of its snapshots left out, the last one excepted."""
+    """A run in single precision, with all of its snapshots left out but the last, and ν if it is a preset."""
     run = run.copy(deep=True)
+    experiment = experiments.read(run)
+    kept = {"nu"} if experiment in experiments.PRESETS[experiment.name].values() else set()
     for node in run.subtree:
         data = node.to_dataset()
         if node.path.startswith("/snapshots/"):
             last = data["step"] == data["step"][-1]
-            data = data.assign({name: data[name].where(last) for name in set(data.data_vars) - {"nu"}})
+            data = data.assign({name: data[name].where(last) for name in set(data.data_vars) - kept})
         double = [name for name, x in data.data_vars.items() if x.dtype == np.float64]
         node.dataset = data.assign({name: data[name].astype(np.float32) for name in double})
     return run

@@ -1,0 +1,143 @@
+"""What a unit of time of the central flow costs, and how far it strays, beside the published algorithm.
+
+    make bench
+
+On the laptop preset's ResNet, in single precision, where 1, 2 and at least 4 eigenvalues are locked at 2. Costs
+are in gradients of the same loss, timed in between. Distances are Euclidean, as a share of the way that the weights go.
+The reference takes 16 steps a unit of time, looks at eigenvectors (to 1e-4) and third derivatives at each, and adds up its
+steps in double precision: in single precision their rounding is of the size of what is measured.
+"""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+import torch
+from literal import Literal
+from torch import nn
+
+from cflows import Objective, data, experiments, models, processes
+
+UNITS = 50
+NONE = torch.as_tensor([], dtype=torch.int64)
+OPTIONS = {"eigs": 1, "eig_every": 100, "coords": NONE}
+
+
+def objective(labels):
+    """The ResNet on four classes; or on eight random labels, which takes it to more eigenvalues at 2."""
+    e = experiments.get("rmsprop-resnet")
+    if labels == "true":
+        return e, experiments.objective(e, "cpu")
+    images, _ = data.cifar10(e.per_class, e.classes, e.size)
+    torch.manual_seed(0)
+    targets = nn.functional.one_hot(torch.randint(8, (len(images),)), 8).to(images.dtype)
+    return e, Objective.from_module(models.ResNet(e.width, e.blocks, 8), nn.MSELoss(), images, targets)
+
+
+def start(flow, k):
+    """Move a flow on until k eigenvalues have been locked for 20 units of time."""
+    since = 0
+    for i in itertools.count():
+        since = since + 1 if sum(v > 0 for v in flow.observe(i)["variances"]) >= k else 0
+        if since > 20:
+            return flow.w, flow.nu, flow.t
+        flow.advance()
+
+
+class Wide:
+    """An objective in double precision, its derivatives from one in single precision."""
+
+    def __init__(self, f):
+        self.f, self.dim, self.w0 = f, f.dim, f.w0.double()
+
+    def value_and_grad(self, w):
+        return tuple(x.double() for x in self.f.value_and_grad(w.float()))
+
+    def linearize(self, w):
+        loss, g, hvp = self.f.linearize(w.float())
+        return loss.double(), g.double(), lambda V: hvp(V.float()).double()
+
+    def differences(self, w, g, U, eps):
+        return tuple(x.double() for x in self.f.differences(w.float(), g.float(), U.float(), eps))
+
+
+class Reference(processes.Central):
+    def third_derivatives(self, U, p):
+        HU, T = self.f.differences(self.w, self.g, U, self.reach)
+        return T, HU
+
+
+def gradient(f, w, count=20):
+    """Median time of a gradient."""
+    times = []
+    for _ in range(count):
+        begin = time.perf_counter()
+        f.value_and_grad(w)
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times))
+
+
+def timed(f, w, unit):
+    """Seconds and gradients' time of each of `UNITS` units of time, the first left out of the mean."""
+    before, times = gradient(f, w), []
+    for _ in range(UNITS):
+        begin = time.perf_counter()
+        unit()
+        times.append(time.perf_counter() - begin)
+    cost = float(np.mean(times[1:]))
+    return {"seconds": cost, "gradients": 2 * cost / (before + gradient(f, w))}
+
+
+def compare(labels, k):
+    e, f = objective(labels)
+    opt = experiments.optimizer(e)
+    flow = processes.Central(f, opt, substeps=1, accuracy=0.02, eig_tol=0.01, **OPTIONS)
+    flow.begin(f.w0, opt.init(f.w0), 1)
+    w, nu, t = start(flow, k)
+
+    ours = processes.Central(f, opt, substeps=1, accuracy=0.02, eig_tol=0.01, **OPTIONS)
+    processes.Process.begin(ours, w, nu, t)
+    looks, steps = [], itertools.count()
+
+    def unit():
+        record = ours.observe(next(steps))
+        if "eigenvalues" in record:
+            looks.append((ours.pairs.products, record["eig_residual"], record["eigenvalues"][:k]))
+        ours.advance()
+
+    found = {"cflows": timed(f, w, unit)}
+    products, residuals, locked = zip(*looks[1:], strict=True)
+    found["cflows"] |= {
+        "looks": len(looks) / UNITS,
+        "products": sum(products) / (UNITS - 1),
+        "residual": max(residuals),
+        "off": max(abs(x - 2) for values in locked for x in values) / 2,
+    }
+    literal = Literal(f, f._terms[0], opt, w, nu, t, k)
+    counts, residuals = [], []
+
+    def unit():
+        literal.unit()
+        counts.append(literal.products)
+        residuals.append(literal.residual)
+
+    found["published"] = timed(f, w, unit)
+    found["published"] |= {"products": float(np.mean(counts[1:])), "residual": max(residuals[1:])}
+
+    reference = Reference(Wide(f), opt, substeps=16, accuracy=1e-12, eig_tol=1e-4, **OPTIONS)
+    reference.reach = ours.reach
+    processes.Process.begin(reference, w.double(), nu.double(), t)
+    for i in range(UNITS):
+        reference.observe(i)
+        reference.advance()
+    way, rise = reference.w - w, reference.nu - nu
+    for name, other in (("cflows", ours), ("published", literal)):
+        found[name]["distance"] = float((other.w - reference.w).norm() / way.norm())
+        found[name]["nu"] = float((other.nu - reference.nu).norm() / rise.norm())
+    return {"k": k, "labels": labels, "from": t, "weights": f.dim, **found}
+
+
+@pytest.mark.parametrize(("labels", "k"), [("true", 1), ("true", 2), ("random", 4)])
+def test_unit(benchmark, labels, k):
+    benchmark.extra_info |= benchmark.pedantic(compare, (labels, k), rounds=1)
