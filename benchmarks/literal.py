@@ -1,8 +1,8 @@
 """The published algorithm for RMSProp's central flow, as it reads: what `cflows` is compared with.
 
 Each unit of time: the top eigenpairs of P⁻¹H by LOBPCG (Knyazev, 2001), as good as the number type allows; then four
-Euler steps, each with all third derivatives along the critical eigenvectors, by nested forward mode, and a complementarity
-problem that CVXPY solves.
+Euler steps, each with all third derivatives along the critical eigenvectors, by nested forward mode, and a
+complementarity problem that CVXPY solves.
 """
 
 import cvxpy as cp

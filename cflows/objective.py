@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -58,6 +59,7 @@ class Objective:
         if not self._terms or not all(callable(term) for term in self._terms):
             raise TypeError(f"loss is {loss!r}; it must be a function of the weights, or a list of such terms")
         self.w0 = w0.detach().clone()
+        self._split = False  # whether the terms are this process's share of them
         self._outputs: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @property
@@ -73,6 +75,7 @@ class Objective:
         inputs: Tensor,
         targets: Tensor,
         batch_size: int | None = None,
+        split: bool = False,
     ) -> Objective:
         """The full-batch loss criterion(module(inputs), targets) of a module's trainable parameters.
 
@@ -86,6 +89,10 @@ class Objective:
             All the data, on the module's device.
         batch_size : int, optional
             Work through the data this many examples at a time (bounds memory; the loss is still that of all N).
+        split : bool
+            The data are this process's share; the loss is that of all processes of ``torch.distributed``, which has to
+            be initialised (by ``torchrun`` and ``init_process_group``: gloo on CPUs, nccl on GPUs). Every derivative
+            is summed over them, so that all of them see the same and can run `simulate` side by side.
 
         Raises
         ------
@@ -93,8 +100,8 @@ class Objective:
             If the inputs are integers although the module computes with floats (embeddings excepted).
         ValueError
             If the module has no trainable parameters or behaves randomly (dropout or batch normalisation in
-            training mode), if the data do not match, or if ``batch_size`` is set and the criterion is neither
-            a mean nor a sum over examples.
+            training mode), if the data do not match, if ``batch_size`` or ``split`` is set and the criterion is
+            neither a mean nor a sum over examples, or if split processes start from different weights.
         """
         parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not parameters:
@@ -145,20 +152,33 @@ class Objective:
                 except UserWarning as warning:
                     raise ValueError(f"outputs and targets do not match: {warning}") from warning
 
-        if batch_size is None or batch_size >= len(inputs):
-            batch_size, is_sum = len(inputs), True
-        else:
+        if split and not dist.is_initialized():
+            raise ValueError("split is set, but torch.distributed.init_process_group was not called in this process")
+        if split and len(inputs) < 2:
+            raise ValueError("a process has fewer than two examples as its share; use fewer processes")
+        size = min(batch_size or len(inputs), len(inputs))
+        is_sum = True
+        if split or size < len(inputs):
             with torch.no_grad():
-                is_sum = _sums_over_examples(criterion, outputs, w0, inputs, targets, batch_size)
+                part = min(size, (len(inputs) + 1) // 2)
+                is_sum = _sums_over_examples(criterion, outputs, w0, inputs, targets, part)
+        total = torch.tensor(len(inputs), device=w0.device)
+        if split:
+            dist.all_reduce(total)
+            first = w0.clone()
+            dist.broadcast(first, 0)
+            if not torch.equal(first, w0):
+                raise ValueError(
+                    "the processes start from different weights; make the module with the same seed in each"
+                )
 
         def term(s: slice) -> Callable[[Tensor], Tensor]:
             x, y = inputs[s], targets[s]
-            share = 1.0 if is_sum else len(x) / len(inputs)
+            share = 1.0 if is_sum else len(x) / int(total)
             return lambda w: share * criterion(outputs(w, x), y)
 
-        starts = range(0, len(inputs), batch_size)
-        f = cls([term(slice(a, a + batch_size)) for a in starts], w0)
-        f._outputs = outputs
+        f = cls([term(slice(a, a + size)) for a in range(0, len(inputs), size)], w0)
+        f._outputs, f._split = outputs, split
         return f
 
     def outputs(self, w: Float[Tensor, "n"], inputs: Tensor) -> Tensor:
@@ -180,7 +200,7 @@ class Objective:
         for term in self._terms[1:]:
             more = self._term_grad(term, w)
             value, grad = value + more[0], grad + more[1]
-        return value, grad
+        return self._sum(value), self._sum(grad)
 
     def hvp(self, w: Float[Tensor, "n"], V: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         """Hessian-vector products H(w)V (n, k), column by column (memory does not grow with k)."""
@@ -195,14 +215,15 @@ class Objective:
         w = self._check(w).requires_grad_()
         if len(self._terms) == 1:
             value, grad = self._term_grad(self._terms[0], w, create_graph=True)
-            return value.detach(), grad.detach(), lambda V: _products(grad, w, self._check(V, 2))
+            loss, g = self._sum(value.detach().clone()), self._sum(grad.detach().clone())
+            return loss, g, lambda V: self._sum(_products(grad, w, self._check(V, 2)))
 
         def hvp(V: Tensor) -> Tensor:
             V = self._check(V, 2)
             products = torch.zeros_like(V)
             for term in self._terms:
                 products += _products(self._term_grad(term, w, create_graph=True)[1], w, V)
-            return products
+            return self._sum(products)
 
         return *self.value_and_grad(w), hvp
 
@@ -222,7 +243,7 @@ class Objective:
                     T[i, j] += vjp(Hu, w, U[:, i])
         for i, j in itertools.combinations(range(k), 2):
             T[j, i] = T[i, j]
-        return T
+        return self._sum(T)
 
     def differences(
         self, w: Float[Tensor, "n"], g: Float[Tensor, "n"], U: Float[Tensor, "n k"], eps: float
@@ -245,6 +266,12 @@ class Objective:
                 else:
                     T[i, j] = T[j, i] = bend - (T[i, i] + T[j, j]) / 2
         return HU, T
+
+    def _sum(self, x: Tensor) -> Tensor:
+        """The sum of a derivative over the processes among which the terms are split, in place."""
+        if self._split:
+            dist.all_reduce(x)
+        return x
 
     def _term_grad(self, term: Callable, w: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
         value = term(w)

@@ -1,5 +1,10 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import split
 import torch
 from conftest import hessian, mlp_objective
 from torch import nn
@@ -175,3 +180,21 @@ X, Y = torch.randn(3, 4), torch.randn(3, 2)
 def test_bad_input_is_named(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_split_between_processes(tmp_path):
+    """Two processes, each with half of the examples, take the same course as one with all of them."""
+    there = tmp_path / "run.pt"
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", split.__file__, str(there)]
+    subprocess.run([sys.executable, *command], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+    found, (tree, T, HU) = torch.load(there), split.run(slice(None), False)
+    torch.testing.assert_close(found["HU"], HU)
+    torch.testing.assert_close(found["T"], T)
+    assert found["variances"] > 0
+    for name in ("discrete", "central"):
+        np.testing.assert_allclose(found[name], tree[name]["loss"], rtol=2e-4)
+
+
+def test_split_asks_for_an_initialised_group():
+    with pytest.raises(ValueError, match="init_process_group"):
+        split.run(slice(None), True)
