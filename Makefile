@@ -1,8 +1,9 @@
 # make book    build the book into book/_build/html; with FRESH=1, from nothing but the code
 # make test    run every test
-# make bench   measure: benchmarks/results/*.json, which the book shows (an hour)
+# make bench   measure: benchmarks/results/*.json, which the book shows (some hours; BENCH="sdcp flow" for some of it)
 PYTHON ?= python3
 PRESET ?= laptop
+BENCH ?= stationary scale sdcp growth flow
 BIN := .venv/bin
 
 .PHONY: book test bench lint format clean
@@ -15,7 +16,7 @@ test: lint
 
 bench: .venv/installed
 	mkdir -p benchmarks/results
-	for name in stationary scale; do \
+	for name in $(BENCH); do \
 	  $(BIN)/python -m pytest benchmarks/bench_$$name.py -o addopts= -p no:xdist \
 	    --benchmark-json=benchmarks/results/$$name.json || exit 1; \
 	done

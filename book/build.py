@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import jupytext
@@ -17,7 +19,10 @@ import measurements
 import nbformat
 import papermill
 import scorecard
+import torch
 import yaml
+
+from cflows import experiments
 
 ROOT = Path(__file__).resolve().parents[1]
 STATIC, EXECUTED, SITE = ROOT / "book/_static", ROOT / "book/executed", ROOT / "book/_build/html"
@@ -35,6 +40,23 @@ def ship_mathjax() -> None:
         elif (source / name).exists():
             target.mkdir(parents=True, exist_ok=True)
             shutil.copy(source / name, target / name)
+
+
+def compute(experiment: experiments.Experiment) -> None:
+    """A run that chapters need, and its programs."""
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    experiments.compute(experiment)
+    if experiment.snapshot_every:
+        experiments.solve_programs(experiment)
+    if (elapsed := time.monotonic() - started) > 10:
+        print(f"{experiments.path_of(experiment).stem}: {elapsed:.0f} s", flush=True)
+
+
+def runs(preset: experiments.Preset) -> list[experiments.Experiment]:
+    """All that chapters need, the longest first."""
+    base, *others = (experiments.get(name, preset) for name in experiments.PRESETS)
+    return [base, experiments.scaled(base, 2), *others, experiments.scaled(base, 4)]
 
 
 def execute(notebook: Path, preset: str) -> None:
@@ -109,8 +131,11 @@ def main() -> int:
     notebooks = sorted((ROOT / "notebooks").glob("*.md"))
     for stale in set(EXECUTED.glob("*.ipynb")) - {EXECUTED / f"{n.stem}.ipynb" for n in notebooks}:
         stale.unlink()
-    for notebook in notebooks:
-        execute(notebook, preset)
+    workers = 1 if torch.cuda.is_available() else os.cpu_count()
+    os.environ["OMP_NUM_THREADS"] = "1"  # as many processes as there are cores, each on one
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(compute, runs(preset)))
+        list(pool.map(execute, notebooks, [preset] * len(notebooks)))
     rows = scorecard.write([EXECUTED / f"{n.stem}.ipynb" for n in notebooks], EXECUTED, preset)
     measurements.write(ROOT / "benchmarks/results", EXECUTED)
     surprises = scorecard.surprises(rows)
