@@ -75,13 +75,14 @@ def flow(entries: Sequence[dict]) -> list[str]:
     return [
         "## A unit of time of the central flow",
         "",
-        f"The ResNet of the `laptop` preset ({entries[0]['weights']:,} weights, 200 images, single precision), 50 units of "
-        "time from where so many eigenvalues have been locked at 2 for 20 (4: with random labels and four times the "
-        "learning rate, else it does not come to that). *Literal* is the published algorithm as it reads: four Euler "
-        "steps, eigenpairs by LOBPCG to what single precision allows, all third derivatives in each step by nested forward "
-        "mode, complementarity by CVXPY. Costs are in gradients of the same loss on the same machine; *residual* is the "
-        "largest of an eigenpair when it was looked at, in units of the eigenvalue. *Distance* is that of the weights at the end from a reference with 16 "
-        "steps a unit of time, everything fresh, as a share of the way that they go; and the same of ν.",
+        f"The ResNet of the `laptop` preset ({entries[0]['weights']:,} weights, 200 images, single precision), 50 "
+        "units of time from where so many eigenvalues have been locked at 2 for 20 (4: with random labels and four "
+        "times the learning rate, else it does not come to that). *Literal* is the published algorithm as it "
+        "reads: four Euler steps, eigenpairs by LOBPCG to what single precision allows, all third derivatives in "
+        "each step by nested forward mode, complementarity by CVXPY. Costs are in gradients of the same loss on "
+        "the same machine; *residual* is the largest of an eigenpair when it was looked at, in units of the "
+        "eigenvalue. *Distance* is that of the weights at the end from a reference with 16 steps a unit of time, "
+        "everything fresh, as a share of the way that they go; and the same of ν.",
         "",
         *table(head, rows),
     ]
@@ -110,8 +111,8 @@ def growth(entries: Sequence[dict]) -> list[str]:
     return [
         "## How the cost grows",
         "",
-        "Gradient descent's central flow at the edge, one eigenvalue locked at 2, 20 units of time, random images of 8 × 8; ResNets of "
-        "growing width with 100 of them.",
+        "Gradient descent's central flow at the edge, one eigenvalue locked at 2, 20 units of time, random images "
+        "of 8 × 8; ResNets of growing width with 100 of them.",
         "",
         *table(["weights", "gradients a unit", "time a unit"], [[f"{e['weights']:,}", *cost(e)] for e in weights]),
         exponent("weights", weights),
@@ -124,7 +125,8 @@ def growth(entries: Sequence[dict]) -> list[str]:
         ),
         exponent("examples", examples),
         "",
-        "More critical eigenvalues (a look at the eigenvalues is due every few units of time, a step in each), in gradients:",
+        "More critical eigenvalues (a look at the eigenvalues is due every few units of time, a step in each), in "
+        "gradients:",
         "",
         *table(
             ["critical", "a look", "of which products", "a step"],
@@ -152,8 +154,8 @@ def sdcp(entries: Sequence[dict]) -> list[str]:
     return [
         "## The complementarity problem of a step",
         "",
-        "Random problems; CVXPY's program has parameters and is compiled beforehand, its solver is CLARABEL. Median times, largest relative "
-        "residuals of the optimality conditions.",
+        "Random problems; CVXPY's program has parameters and is compiled beforehand, its solver is CLARABEL. "
+        "Median times, largest relative residuals of the optimality conditions.",
         "",
         *table(["critical", "eigenvalues", "cflows", "CVXPY", "ratio", "residual", "CVXPY's"], rows),
     ]
@@ -175,11 +177,11 @@ def page(results: dict[str, dict]) -> str:
         for name, result in results.items()
     }
     if "flow" in results:
-        lines += flow(entries["flow"]) + [origin(results["flow"]), ""]
+        lines += [*flow(entries["flow"]), origin(results["flow"]), ""]
     if "growth" in results:
-        lines += growth(entries["growth"]) + [origin(results["growth"]), ""]
+        lines += [*growth(entries["growth"]), origin(results["growth"]), ""]
     if "sdcp" in results:
-        lines += sdcp(entries["sdcp"]) + [origin(results["sdcp"]), ""]
+        lines += [*sdcp(entries["sdcp"]), origin(results["sdcp"]), ""]
     if "stationary" in results:
         (agreement,) = (e for e in entries["stationary"] if "programs" in e)
         lines += [

@@ -373,9 +373,9 @@ def _low_rank(
     p = multiplier(H.product(V))
     while True:
         V = _ascend(H.product if H.full else H.model, V, b, p, 0.02 * max(gap, tol) / 10**stalled)
-        X, Q = torch.linalg.eigh(V.T @ (p[:, None] * V))  # what columns add to the dual
+        adds, Q = torch.linalg.eigh(V.T @ (p[:, None] * V))  # what columns add to the dual
         least = 0.01 * max(gap, tol) * float((p + b.square() / p).sum())
-        V = V @ Q[:, (X > least) | (X == X[-1])]
+        V = V @ Q[:, (adds > least) | (adds == adds[-1])]
         HV = H.product(V)
         p = multiplier(HV)
         k = 1 if H.full else min(V.shape[1], n)
