@@ -7,6 +7,7 @@ import operator
 from dataclasses import asdict, dataclass
 from html import escape
 
+import numpy as np
 import xarray as xr
 
 COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}

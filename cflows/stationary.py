@@ -375,7 +375,8 @@ def _low_rank(
         V = _ascend(H.product if H.full else H.model, V, b, p, 0.02 * max(gap, tol) / 10**stalled)
         adds, Q = torch.linalg.eigh(V.T @ (p[:, None] * V))  # what columns add to the dual
         least = 0.01 * max(gap, tol) * float((p + b.square() / p).sum())
-        V = V @ Q[:, (adds > least) | (adds == adds[-1])]
+        if not stalled:
+            V = V @ Q[:, (adds > least) | (adds == adds[-1])]
         HV = H.product(V)
         p = multiplier(HV)
         k = 1 if H.full else min(V.shape[1], n)

@@ -116,9 +116,9 @@ def test_low_rank_at_some_size():
 
     s = stationary.solve(hvp, g, 3.0, tol=1e-6)
     assert s.gap <= 1e-6
-    assert s.hvps == products
+    assert s.hvps == products < 100
     again = stationary.solve(hvp, g, 3.0, start=s.factor, tol=1e-6)
-    assert again.hvps < s.hvps / 4
+    assert again.hvps < s.hvps / 2
 
 
 @pytest.mark.parametrize("v", [[1.0, 1.0, 1.0], [1.0, 2.0, 3.0]])
