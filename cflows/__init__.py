@@ -1,23 +1,25 @@
 """Central flows: what an optimizer at the edge of stability does on average (arXiv 2410.24206)."""
 
-from . import data, experiments, preconditioners, quadratic, sdcp, stationary
-from .errors import ConvergenceError, DivergenceError
-from .objective import Objective
-from .optimizers import GradientDescent, RMSProp, ScalarRMSProp
-from .simulation import simulate
+import lazy_loader
 
-__all__ = [
-    "ConvergenceError",
-    "DivergenceError",
-    "GradientDescent",
-    "Objective",
-    "RMSProp",
-    "ScalarRMSProp",
-    "data",
-    "experiments",
-    "preconditioners",
-    "quadratic",
-    "sdcp",
-    "simulate",
-    "stationary",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(  # imported when asked for: xarray and SciPy take their time
+    __name__,
+    submodules=[
+        "data",
+        "eigen",
+        "experiments",
+        "flows",
+        "models",
+        "preconditioners",
+        "quadratic",
+        "sdcp",
+        "simulation",
+        "stationary",
+    ],
+    submod_attrs={
+        "errors": ["ConvergenceError", "DivergenceError"],
+        "objective": ["Objective"],
+        "optimizers": ["GradientDescent", "RMSProp", "ScalarRMSProp"],
+        "simulation": ["simulate"],
+    },
+)
