@@ -45,7 +45,8 @@ def complementary(A, B):
     """SDCP(A, B) as the semidefinite program that it is the optimality condition of."""
     k = len(A)
     X = cp.Variable((k, k), PSD=True)
-    root = np.linalg.cholesky(B.reshape(k * k, k * k) + 1e-12 * np.trace(B.reshape(k * k, k * k)) * np.eye(k * k)).T
+    values, Q = np.linalg.eigh(B.reshape(k * k, k * k))
+    root = (Q * values.clip(0) ** 0.5).T
     scale = abs(A).max() / abs(B).max()  # of X
     problem = cp.Problem(
         cp.Minimize(scale * cp.sum_squares(root @ cp.vec(X, order="C")) / 2 + cp.sum(cp.multiply(A, X)))

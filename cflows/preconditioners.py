@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 
 import numpy as np
 import torch
@@ -48,8 +49,11 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
     ------
     ValueError
         If the run has no snapshots of the central flow, or is not one of RMSProp.
-    ConvergenceError
-        As `stationary.solve`.
+
+    Warns
+    -----
+    UserWarning
+        Where a program was not solved as well as asked for; its ``gap`` says how well.
     """
     if "snapshots" not in tree or "central" not in tree["snapshots"]:
         raise ValueError('the run holds no snapshots of the central flow; simulate with "central" and snapshot_every')
@@ -76,13 +80,16 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
         start = start[:, start.any(0)]
         critical = start.numel() > 0
         begin = time.perf_counter()
-        bar = stationary.solve(hvp, g, lr, start=start if critical else None, tol=tol)
+        bar = stationary.solve(hvp, g, lr, start=start if critical else None, tol=tol, throw=False)
         middle = time.perf_counter()
         guess = bar.factor if critical else None  # without oscillation the one says little about the other
-        hat = stationary.solve(hvp, g, math.inf, start=guess, tol=tol)
+        hat = stationary.solve(hvp, g, math.inf, start=guess, tol=tol, throw=False)
         seconds = [middle - begin, time.perf_counter() - middle]
         top = top_eigenpairs(hvp, ones, 1, None if top is None else top.start)
         solved = bar, hat
+        for s in solved:
+            if not s.converged:
+                warnings.warn(f"at step {int(taken['step'][i])}, gap {s.gap:.2g}: {s.message}", stacklevel=2)
         nu, nu_bar = ((lr * x).square().double().cpu() for x in (p - opt.eps / lr, bar.p))
         if lagging is None:
             lagging = nu  # what ν would be had it followed ν̄ from the first snapshot on

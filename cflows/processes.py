@@ -26,7 +26,6 @@ CRITICAL = 0.05  # eigenvalues above 2 - CRITICAL enter the complementarity prob
 NEAR = 0.5  # eigenvalues above 2 - NEAR are followed at every step, and one below them is kept in sight
 # The classical Runge-Kutta method: time and weight of each evaluation
 STAGES = ((0.0, 1 / 6), (0.5, 1 / 3), (0.5, 1 / 3), (1.0, 1 / 6))
-BEND = 0.02
 TURNED = 0.1  # a critical eigenvector that has turned by more, as the square of a sine, is taken for a new one
 BEND = 0.05  # where the second-order part of a step of the central flow is a larger share, its steps are shortened
 STABLE_CAP = 8.0  # effective sharpness at which the stable flow, by then stiff and far away, is stopped
@@ -67,14 +66,8 @@ class Process(ABC):
         return {name: getattr(self, name) for name in ("w", "nu", "t", "guess", "near", "sharpest", *self.extra)}
 
     extra: ClassVar[tuple[str, ...]] = ()  # further attributes that belong to the state
-    caches: ClassVar = {
-        "guess",
-        "sharpest",
-        "axes",
-        "critical",
-        "modes",
-        "looked",
-    }  # those of the state that only save time, or keep signs
+    # those of the state that only save time, or keep signs
+    caches: ClassVar = {"guess", "sharpest", "axes", "critical", "modes", "looked"}
 
     @abstractmethod
     def observe(self, i: int) -> Record:
@@ -198,7 +191,7 @@ class Flow(Process):
         super().begin(w, self.opt.update(nu, self.f.value_and_grad(w)[1]), t)
 
     seen: tuple[float, float, float] | None = (
-        None  # time of the last look, top eigenvalue, its slope since the last but one
+        None  # time of the last look, top eigenvalue, slope since the last but one
     )
     reach: float | None = None  # of differences for third derivatives, along P-orthonormal directions
     dt = 1.0  # length of a step in units of time

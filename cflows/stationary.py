@@ -298,17 +298,16 @@ class _Hessian:
     ``product`` is H. ``model`` is what is known of it, H less its block on the complement of that span; it is free.
     """
 
-    MOST = 200  # vectors to remember
-
     def __init__(self, hvp: Callable[[Tensor], Tensor], like: Tensor, negligible: float):
         self.hvp, self.like, self.spent = hvp, like, 0
+        self.most = max(200, 10**7 // len(like))  # vectors to remember
         self.negligible = max(negligible, 30 * torch.finfo(like.dtype).eps)
         self.Q = self.HQ = torch.zeros(len(like), 0, dtype=torch.float64, device=like.device)
         self.A = self.Q.T @ self.HQ
 
     @property
     def full(self) -> bool:
-        return self.MOST <= self.Q.shape[1] < len(self.Q)
+        return self.most <= self.Q.shape[1] < len(self.Q)
 
     def product(self, V: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         if self.full:
@@ -383,15 +382,17 @@ def _low_rank(
         tight = max(tol / 4, 100 * torch.finfo(like.dtype).eps)
         pairs = _eigenpairs(H, p, k, torch.cat([V, spare], dim=1), max(gap / 3, tight))
         point = _certificate(p, V, HV, b, tol, pairs, 1, 0.0)
-        hidden = None
-        if point.converged:  # all pairs near 2, then a search for what they leave out
+        hidden, checked = None, point.converged
+        if checked:  # all pairs near 2, then a search for what they leave out
             pairs = _eigenpairs(H, p, min(V.shape[1], n), torch.cat([V, pairs.spare], dim=1), 0.1)
             pairs = _eigenpairs(H, p, max(int((pairs.values > 1.9).sum()), 1), pairs.start, tight)
             bound, hidden = _search(H, p, pairs.U, 2 + tol / 2, generator)
             point = _certificate(p, V, HV, b, tol, pairs, len(pairs.values), bound)
             point = replace(point, converged=point.converged and hidden is None)
         spare, gap = pairs.spare, point.gap
-        stalled = 0 if best is None or hidden is not None or gap < 0.99 * best.gap else stalled + 1
+        if checked and not point.converged:  # earlier gaps did not know of what was found
+            best = None
+        stalled = 0 if best is None or gap < 0.99 * best.gap else stalled + 1
         best = point if best is None or point.converged or abs(gap) < abs(best.gap) else best
         top = float(pairs.values[0])
         basis = torch.linalg.qr(p.sqrt()[:, None] * V).Q
