@@ -96,7 +96,7 @@ def verify(path: Path, device: str = "auto") -> list[str]:
 
 def _differences(node: str, there: xr.Dataset, here: xr.Dataset) -> list[str]:
     lines = []
-    if missing := sorted(set(here.data_vars) - set(there.data_vars)):
+    if missing := sorted(map(str, set(here.data_vars) - set(there.data_vars))):
         return [f"{node}: there is no {', '.join(missing)}"]
     looks = [name for name in here.data_vars if "eig" in here[name].dims]
     for name in looks:  # a flow that is computed again may look at other steps: near ones count
