@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from bench_flow import OPTIONS, gradient
+from bench_flow import OPTIONS
 from bench_scale import apart
 from torch import nn
 

@@ -399,8 +399,11 @@ def _low_rank(
         U = pairs.U[:, pairs.values > 2]
         outside = 1 - (basis.T @ (p.sqrt()[:, None] * U)).square().sum(0)  # share of each that the columns of V lack
         U = U[:, (outside > 0.5) | (stalled > 2)] if hidden is None else hidden
+        capped = U.shape[1] > 0 and V.shape[1] >= max_rank
         if point.converged:
             message = ""
+        elif capped and (stalled > 2 or H.spent >= limit):
+            message = f"λ_max(P⁻¹H) is still {top:.6g} at rank {max_rank}, the largest allowed; allow more (max_rank)"
         elif H.spent >= limit:
             message = f"{H.spent} Hessian-vector products were spent; allow more (max_products), or start nearer"
         elif stalled < 10:
@@ -410,8 +413,6 @@ def _low_rank(
         elif H.Q.shape[1] == n:  # all of H is known
             dense = _dense(H.product(torch.eye(n, dtype=b.dtype, device=b.device)), b, tol)
             return replace(dense if dense.gap < abs(best.gap) else best, hvps=H.spent, message=dense.message)
-        elif U.shape[1] and V.shape[1] >= max_rank:
-            message = f"λ_max(P⁻¹H) is still {top:.6g} at rank {max_rank}, the largest allowed; allow more (max_rank)"
         else:
             message = f"it does not get better, and λ_max(P⁻¹H) is {top:.6g}; {like.dtype} may not allow more"
         return replace(best, hvps=H.spent, message=message)
