@@ -46,9 +46,10 @@ def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: boo
     """Solve SDCP(A, B).
 
     Closed forms where there are any (k = 1; A ⪰ 0, where X = 0; the solution of B[X] = -A, where it is ⪰ 0: every
-    critical eigenvalue stays locked), otherwise a primal-dual interior-point method in Nesterov-Todd scaling (Todd, Toh
-    and Tütüncü, 1998) on the problem brought to unit scale; the residual is that of the problem as given. Where B is
-    singular X need not be unique, but B[X] is; if all eigenvalues stay locked the smallest X is returned, if it is ⪰ 0.
+    critical eigenvalue stays locked), otherwise Newton's method for X = Π₊(X - Y) (Sun and Sun, 2002) or, should that
+    not converge, a primal-dual interior-point method in Nesterov-Todd scaling (Todd, Toh and Tütüncü, 1998), on the
+    problem brought to unit scale; the residual is that of the problem as given. Where B is singular X need not be
+    unique, but B[X] is; if all eigenvalues stay locked the smallest X is returned, if it is ⪰ 0.
 
     Parameters
     ----------
@@ -72,15 +73,14 @@ def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: boo
     >>> solve([[-3.0]], [[[[2.0]]]]).X  # k = 1: max(0, -A / B)
     array([[1.5]])
     """
-    A, B = _check(A, B)
-    k = len(A)
-    basis = _svec_basis(k)
+    A, B, flat = _check(A, B)
+    basis = _svec_basis(len(A))
     diagonal = np.einsum("aaaa->a", B)
     positive = diagonal > 1e-28 * diagonal.max()
     D = np.where(positive, diagonal, diagonal.max() or 1.0) ** -0.25
 
     best = Solution(np.zeros_like(A), np.inf, False)
-    for X in _candidates(A, basis.T @ B.reshape(k * k, k * k) @ basis, basis, D):
+    for X in _candidates(A, flat, basis, D):
         residual = kkt_residual(A, B, X)
         if residual < best.residual:
             best = Solution(X, residual, residual <= TOL)
@@ -88,8 +88,8 @@ def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: boo
             break
     if throw and not best.converged:
         raise ConvergenceError(
-            f"SDCP of size {k} left a relative KKT residual of {best.residual:.2g} (tolerance {TOL:.0e}); it has no "
-            "solution if A is negative where B vanishes: is every third derivative and ∂p/∂ν finite and non-zero?",
+            f"SDCP of size {len(A)} left a relative KKT residual of {best.residual:.2g} (tolerance {TOL:.0e}); it has "
+            "no solution if A is negative where B vanishes: is every third derivative and ∂p/∂ν finite and non-zero?",
             best,
         )
     return best
@@ -118,15 +118,42 @@ def _candidates(A: np.ndarray, B: np.ndarray, basis: np.ndarray, D: np.ndarray) 
         yield np.zeros_like(A)
         return
     # Every eigenvalue stays locked: B[X] = -A, and of its solutions the smallest.
-    X = (basis @ np.linalg.lstsq(B, -basis.T @ A.ravel(), rcond=1e-13)[0]).reshape(k, k)
+    L, singular = scipy.linalg.lapack.dpotrf(B, lower=1)
+    if singular or L.diagonal().min() < 1e-5 * L.diagonal().max():
+        x = np.linalg.lstsq(B, -basis.T @ A.ravel(), rcond=1e-13)[0]
+    else:
+        x = scipy.linalg.lapack.dpotrs(L, -basis.T @ A.ravel(), lower=1)[0]
+    X = (basis @ x).reshape(k, k)
     if np.linalg.eigvalsh(X)[0] >= 0:
         yield X
     # Unit scale: X = s D x D with D diagonal such that the scaled operator's entries b_aaaa are 1.
     a = D[:, None] * A * D
     s = abs(a).max()
     M = basis.T @ np.kron(np.diag(D), np.diag(D)) @ basis
-    for x in _interior_point(a / s, M @ B @ M, basis):
-        yield s * (D[:, None] * x * D)
+    for method in (_newton, _interior_point):
+        for x in method(a / s, M @ B @ M, basis):
+            yield s * (D[:, None] * x * D)
+
+
+def _newton(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int = 12):
+    """Newton's method for X = Π₊(X - Y), Y = a + b[X], which is semismooth (Sun and Sun, 2002); it may not converge."""
+    k = len(a)
+    x, start = np.zeros(len(b)), basis.T @ a.ravel()
+    for _ in range(steps):
+        w, Q = np.linalg.eigh((basis @ (x - start - b @ x)).reshape(k, k))
+        plus = w.clip(min=0)
+        projected = basis.T @ ((Q * plus) @ Q.T).ravel()
+        off = projected - x
+        if np.linalg.norm(off) < 1e-7 * np.linalg.norm(x):
+            yield (Q * plus) @ Q.T
+        gaps = abs(w)[:, None] + abs(w)
+        slope = np.where(gaps > 0, (plus[:, None] + plus) / np.where(gaps > 0, gaps, 1), 0)  # of Π₊, pair by pair
+        S = basis.T @ np.kron(Q, Q) @ basis
+        slope = (S * ((basis != 0).T @ slope.ravel() / (basis != 0).sum(0))) @ S.T
+        try:
+            x = x + np.linalg.solve(np.eye(len(b)) - slope @ (np.eye(len(b)) - b), off)
+        except np.linalg.LinAlgError:
+            return
 
 
 def _interior_point(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int = 100):
@@ -219,7 +246,8 @@ def _svec_basis(k: int) -> np.ndarray:
     return np.array(columns).T
 
 
-def _check(A: ArrayLike, B: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _check(A: ArrayLike, B: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A and B as arrays, and B as a matrix over the basis, or a complaint."""
     A, B = np.asarray(A), np.asarray(B)
     for name, value in (("A", A), ("B", B)):
         if value.dtype.kind not in "fiu":
@@ -239,10 +267,14 @@ def _check(A: ArrayLike, B: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         if (gap := abs(B - B.transpose(axes)).max()) > 1e-8 * abs(B).max():
             raise ValueError(f"B is not symmetric: |B[a,b,c,d] - {what}| reaches {gap:.3g}; average the two")
     basis = _svec_basis(k)
-    spectrum = np.linalg.eigvalsh(basis.T @ B.reshape(k * k, k * k) @ basis)
-    if spectrum[0] < -1e-6 * max(abs(spectrum)):
+    flat = basis.T @ B.reshape(k * k, k * k) @ basis
+    shifted = flat + 1e-7 * abs(flat.diagonal()).max() * np.eye(len(flat))
+    if (
+        scipy.linalg.lapack.dpotrf(shifted, lower=1)[1]  # not positive definite: see by how much
+        and (spectrum := np.linalg.eigvalsh(flat))[0] < -1e-6 * max(abs(spectrum))
+    ):
         raise ValueError(
             f"B is indefinite: its eigenvalues go from {spectrum[0]:.3g} to {spectrum[-1]:.3g}; as a sum of squares "
             "it must be positive semidefinite"
         )
-    return (A + A.T) / 2, B
+    return (A + A.T) / 2, B, flat
