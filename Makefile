@@ -3,7 +3,7 @@
 # make bench   measure: benchmarks/results/*.json, which the book shows (some hours; BENCH="sdcp flow" for some of it)
 PYTHON ?= python3
 PRESET ?= laptop
-BENCH ?= stationary scale sdcp growth flow
+BENCH ?= stationary network scale sdcp growth flow
 BIN := .venv/bin
 
 .PHONY: book test bench lint format clean

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from . import sdcp
 from .errors import DivergenceError
-from .objective import Objective, vjp
+from .objective import Objective
 from .optimizers import Optimizer
 
 RECOVERY = 0.2  # an eigenvalue that is above 2 is lowered by at least this much in a unit of time, until it is 2
@@ -228,21 +228,18 @@ def spread(
 ) -> tuple[Float[Tensor, "m"], Float[Tensor, "m"]]:
     """Mean and standard deviation of h(w + δ) for an oscillation δ of covariance Σ = FFᵀ, to leading order.
 
-    The mean is h(w) + ½⟨∇²h, Σ⟩, the variance ⟨∇h ∇hᵀ, Σ⟩. Costs r + 1 backward passes for each of the m outputs.
+    The mean is h(w) + ½⟨∇²h, Σ⟩, the variance ⟨∇h ∇hᵀ, Σ⟩. By central differences over a share ε of each column of F,
+    2r + 1 evaluations of h: their errors are of the order of ε² and, from rounding, of machine precision over ε².
     """
-    a = w.new_zeros(F.shape[1]).requires_grad_()
-    outputs = h(w + F @ a)
-    means, variances = [], []
-    for y in outputs:
-        mean, variance = y.detach(), torch.zeros_like(y)
-        if len(a):
-            slope = vjp(y, a, None, create_graph=True)
-            variance = slope.detach().square().sum()
-            for j, s in enumerate(slope):
-                mean = mean + vjp(s, a, None)[j] / 2
-        means.append(mean)
-        variances.append(variance)
-    return torch.stack(means), torch.stack(variances).sqrt()
+    eps = torch.finfo(w.dtype).eps ** (1 / 8)
+    with torch.no_grad():
+        center = h(w)
+        mean, variance = center.clone(), torch.zeros_like(center)
+        for v in F.T:
+            ahead, behind = h(w + eps * v), h(w - eps * v)
+            mean += (ahead + behind - 2 * center) / (2 * eps**2)
+            variance += ((ahead - behind) / (2 * eps)).square()
+    return mean, variance.sqrt()
 
 
 def float64(x: Tensor) -> np.ndarray:

@@ -121,7 +121,7 @@ def simulate(
         Weights whose squared gradient and ν are recorded at every step.
     outputs : callable, Tensor (n,) -> Tensor (m,), optional
         Functions of the weights to record at every step, such as a network's outputs for a few images:
-        ``lambda w: f.outputs(w, images).flatten()``. Twice differentiable if the central flow is among the processes.
+        ``lambda w: f.outputs(w, images).flatten()``. Smooth, if the central flow is among the processes.
     branch : int
         Step at which the stationary flows leave the central flow, which must be among the processes (0: they start as
         the others do). They ask for a ν that has all but converged.
