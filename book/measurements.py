@@ -170,8 +170,9 @@ def network(entries: Sequence[dict]) -> list[str]:
     return [
         "## Stationary preconditioner of a network",
         "",
-        f"The ResNet of the `laptop` preset ({entries[0]['weights']:,} weights, single precision), at the last snapshot "
-        "of the central flow of three learning rates. *Products* with the Hessian include those of the certificate. "
+        f"The ResNet of the `laptop` preset ({entries[0]['weights']:,} weights, single precision), at the last "
+        "snapshot of the central flow of three learning rates. *Products* with the Hessian include those of the "
+        "certificate. "
         "*Warm*: from the oscillation of the central flow (P̂: from the solution for P̄).",
         "",
         *table(["η", "program", "products", "time", "gap", "rank"], rows),
