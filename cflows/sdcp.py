@@ -74,13 +74,8 @@ def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: boo
     array([[1.5]])
     """
     A, B, flat = _check(A, B)
-    basis = _svec_basis(len(A))
-    diagonal = np.einsum("aaaa->a", B)
-    positive = diagonal > 1e-28 * diagonal.max()
-    D = np.where(positive, diagonal, diagonal.max() or 1.0) ** -0.25
-
     best = Solution(np.zeros_like(A), np.inf, False)
-    for X in _candidates(A, flat, basis, D):
+    for X in _candidates(A, flat):
         residual = kkt_residual(A, B, X)
         if residual < best.residual:
             best = Solution(X, residual, residual <= TOL)
@@ -97,7 +92,7 @@ def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: boo
 
 def kkt_residual(A: Float[np.ndarray, "k k"], B: Float[np.ndarray, "k k k k"], X: Float[np.ndarray, "k k"]) -> float:
     """Relative violation of the optimality conditions of SDCP(A, B) by X, as `Solution.residual` states it."""
-    Y = A + np.einsum("abcd,cd->ab", B, X)
+    Y = A + (B.reshape(X.size, X.size) @ X.ravel()).reshape(X.shape)
     Y = (Y + Y.T) / 2
     nx, na = np.linalg.norm(X), np.linalg.norm(A)
     if not np.isfinite(nx):
@@ -108,9 +103,10 @@ def kkt_residual(A: Float[np.ndarray, "k k"], B: Float[np.ndarray, "k k k k"], X
     return float(max(violations))
 
 
-def _candidates(A: np.ndarray, B: np.ndarray, basis: np.ndarray, D: np.ndarray) -> Iterator[np.ndarray]:
+def _candidates(A: np.ndarray, B: np.ndarray) -> Iterator[np.ndarray]:
     """Answers to try in turn, cheapest first; the caller checks each. B as a matrix over the basis."""
     k = len(A)
+    basis = _svec_basis(k)
     if k == 1:
         yield np.maximum(0.0, -A / B) if B[0, 0] > 0 else np.zeros((1, 1))
         return
@@ -127,6 +123,8 @@ def _candidates(A: np.ndarray, B: np.ndarray, basis: np.ndarray, D: np.ndarray) 
     if np.linalg.eigvalsh(X)[0] >= 0:
         yield X
     # Unit scale: X = s D x D with D diagonal such that the scaled operator's entries b_aaaa are 1.
+    diagonal = B.diagonal()[np.cumsum(range(1, k + 1)) - 1]
+    D = np.where(diagonal > 1e-28 * diagonal.max(), diagonal, diagonal.max() or 1.0) ** -0.25
     a = D[:, None] * A * D
     s = abs(a).max()
     M = basis.T @ np.kron(np.diag(D), np.diag(D)) @ basis
@@ -263,12 +261,15 @@ def _check(A: ArrayLike, B: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarr
             raise ValueError(f"{name} holds {np.sum(~np.isfinite(value))} values that are not finite")
     if (gap := abs(A - A.T).max()) > 1e-8 * abs(A).max():
         raise ValueError(f"A is not symmetric: |A - Aᵀ| reaches {gap:.3g}; pass (A + A.T) / 2 if that is rounding")
-    for axes, what in (((2, 3, 0, 1), "B[c,d,a,b]"), ((1, 0, 2, 3), "B[b,a,c,d]")):
-        if (gap := abs(B - B.transpose(axes)).max()) > 1e-8 * abs(B).max():
-            raise ValueError(f"B is not symmetric: |B[a,b,c,d] - {what}| reaches {gap:.3g}; average the two")
     basis = _svec_basis(k)
-    flat = basis.T @ B.reshape(k * k, k * k) @ basis
-    shifted = flat + 1e-7 * abs(flat.diagonal()).max() * np.eye(len(flat))
+    matrix = B.reshape(k * k, k * k)
+    flat = basis.T @ matrix @ basis
+    if abs(matrix - basis @ (flat + flat.T) @ basis.T / 2).max() > 5e-9 * abs(matrix).max():
+        for axes, what in (((2, 3, 0, 1), "B[c,d,a,b]"), ((1, 0, 2, 3), "B[b,a,c,d]")):
+            if (gap := abs(B - B.transpose(axes)).max()) > 1e-8 * abs(matrix).max():
+                raise ValueError(f"B is not symmetric: |B[a,b,c,d] - {what}| reaches {gap:.3g}; average the two")
+    shifted = flat.copy()
+    shifted.flat[:: len(flat) + 1] *= 1 + 1e-7
     if (
         scipy.linalg.lapack.dpotrf(shifted, lower=1)[1]  # not positive definite: see by how much
         and (spectrum := np.linalg.eigvalsh(flat))[0] < -1e-6 * max(abs(spectrum))
