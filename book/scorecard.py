@@ -77,10 +77,18 @@ def page(rows: Sequence[dict], titles: dict[str, str], preset: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def headline(rows: Sequence[dict]) -> str:
+    """What the first page says of the scorecard."""
+    held = sum(row["holds"] for row in rows)
+    short = "" if held == len(rows) else "; where one falls short, its chapter says why"
+    return f"**{held} of {len(rows)} claims hold** on the [scorecard](scorecard){short}.\n"
+
+
 def write(notebooks: Sequence[Path], folder: Path, preset: str) -> list[dict]:
-    """Write `scorecard.json` and `scorecard.md` into a folder; returns the rows."""
+    """Write `scorecard.json`, `scorecard.md` and `headline.md` into a folder; returns the rows."""
     rows = collect(notebooks)
     (folder / "scorecard.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    (folder / "headline.md").write_text(headline(rows))
     titles = {path.stem: _title(path) for path in notebooks}
     (folder / "scorecard.md").write_text(page(rows, titles, preset))
     return rows
