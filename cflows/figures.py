@@ -1,6 +1,7 @@
 """The book's visual language, and films.
 
-One colour a quantity, the same in every chapter (Okabe and Ito's palette, safe for colour-blind readers).
+One colour a quantity, the same in every chapter, safe for colour-blind readers: Okabe and Ito's palette, wine for what
+is stationary, and for the spectrum a scale of its own, from dark to light.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ COLORS = {
     "central": "#111111",
     "growth": "#009E73",  # what the growth of ν does
     "curvature": "#CC79A7",  # what curvature regularisation does
-    "stationary": "#D55E00",  # P̄ and its flow
+    "stationary": "#882255",  # P̄ and its flow
     "first-term": "#E69F00",  # P̂
     "ablated": "#CC79A7",  # a flow without its curvature penalty
     "threshold": "#999999",
 }
-EIGENVALUES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+EIGENVALUES = ("#2D1160", "#721F81", "#B73779", "#F1605D", "#FEB078")  # of the effective Hessian, the largest first
 
 
 def use_style() -> None:
