@@ -3,8 +3,11 @@
 With H and g frozen, P̄ = diag(√ν̄) / η solves the first of these, and its multiplier Z = 2 Σ̄ / η² the second, its
 dual::
 
-    minimise   tr P + ‖g‖²_{P⁻¹} / η²                subject to  H ⪯ 2P, P ⪰ 0 diagonal,
-    maximise   ⟨Z, H⟩ + (2/η) Σᵢ |gᵢ| √(1 - 2Zᵢᵢ)    subject to  Z ⪰ 0, Zᵢᵢ ≤ ½.
+    minimise     tr P + ‖g‖²_{P⁻¹} / η²
+    subject to   H ⪯ 2P, P ⪰ 0 diagonal,
+
+    maximise     ⟨Z, H⟩ + (2/η) Σᵢ |gᵢ| √(1 - 2Zᵢᵢ)
+    subject to   Z ⪰ 0, Zᵢᵢ ≤ ½.
 
 η = ∞ drops the second term: P̂. Whatever way a point is found, a feasible P and a feasible Z certify it: the optimum is
 between their values. A dense H goes to an interior-point method. Products with H alone suffice for the other method: Z
