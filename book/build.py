@@ -88,7 +88,8 @@ def check_site() -> list[str]:
     """What is wrong with the pages: missing ones, failed cells, dangling links, anything from another host."""
     wrong = []
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    names = [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
+    chapters = [c for part in toc["parts"] for c in part["chapters"]]
+    names = [toc["root"], *(c["file"] for chapter in chapters for c in (chapter, *chapter.get("sections", [])))]
     pages = {SITE / f"{name}.html" for name in names}
     texts = {page: page.read_text() for page in pages if page.exists()}
     wrong += [f"{page}: missing" for page in pages - texts.keys()]

@@ -1,4 +1,4 @@
-"""Central flows: what an optimizer at the edge of stability does on average (arXiv 2410.24206)."""
+"""Central flows: what an optimizer at the edge of stability does on average :cite:`cohen2025`."""
 
 import lazy_loader
 

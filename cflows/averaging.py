@@ -7,7 +7,8 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter1d
 
-WIDTH = 30.0  # of the book's averages, in steps: oscillations come in bursts of some tens of steps
+#: Width of the book's averages, in steps: oscillations come in bursts of some tens of steps.
+WIDTH = 30.0
 
 
 def smooth(series: Float[ArrayLike, "steps ..."], width: float = WIDTH) -> Float[np.ndarray, "steps ..."]:
@@ -18,13 +19,18 @@ def smooth(series: Float[ArrayLike, "steps ..."], width: float = WIDTH) -> Float
     series : array (steps, ...)
         One value a step along the first axis. A value that is not finite counts as missing.
     width : float
-        Standard deviation of the kernel, in steps; the kernel ends at four of them.
+        Standard deviation of the kernel, in steps (by default `WIDTH`); the kernel ends at four of them.
 
     Returns
     -------
     array (steps, ...)
         Σ_s k(t-s) x_s / Σ_s k(t-s), summed over the steps that are there: near an edge, or a gap, the weights of those
         that remain are scaled up. NaN where the series is not finite.
+
+    Raises
+    ------
+    ValueError
+        If ``width`` is not positive and finite.
 
     Examples
     --------

@@ -27,8 +27,13 @@ class Claim:
         Row of the list of figures and claims that the book sets out from.
     claim : str
         The statement, in a sentence.
-    value, comparison, threshold, percent
-        It holds if ``value comparison threshold``; both are shown in per cent if ``percent``.
+    value : float
+        The number that settles it.
+    comparison : "<", "<=", ">" or ">="
+    threshold : float
+        It holds if ``value comparison threshold``.
+    percent : bool
+        Whether both are shown in per cent.
     figure : str
         Label of the figure that shows it.
     why : str
@@ -96,8 +101,32 @@ def settle(
 ) -> Claim:
     """Show a claim with its verdict, in a notebook as a line that the scorecard links to.
 
-    Parameters as the attributes of `Claim`. State ``why`` where, and only where, a claim is known to fall
-    short: when CI builds the book a claim without it that falls short is an error, and so is one with it that holds.
+    Parameters
+    ----------
+    id : str
+        Short name, unique in the book; also the anchor on the page.
+    row : int
+        Row of the list of figures and claims that the book sets out from.
+    claim : str
+        The statement, in a sentence.
+    value, comparison, threshold
+        It holds if ``value comparison threshold``.
+    percent : bool
+        Whether both numbers are shown in per cent.
+    figure : str
+        Label of the figure that shows it.
+    why : str, optional
+        Why it falls short. To be stated where, and only where, that is known: when CI builds the book a claim without
+        it that falls short is an error, and so is one with it that holds.
+
+    Returns
+    -------
+    Claim
+
+    Raises
+    ------
+    ValueError
+        If there is no such comparison, or ``threshold`` is not finite.
     """
     from IPython.display import display
 
@@ -111,7 +140,18 @@ def settle(
 
 
 def locking_error(flow: xr.DataTree) -> float:
-    """How far from 2, relatively, eigenvalues of a central flow are once they have reached it; NaN if none does."""
+    """How far from 2 eigenvalues of a central flow are once they have reached it.
+
+    Parameters
+    ----------
+    flow : xarray.DataTree
+        Node "central" of what `simulate` returns.
+
+    Returns
+    -------
+    float
+        Largest relative deviation, over the steps at which they were looked at; NaN if none has reached 2.
+    """
     data = flow.to_dataset()
     oscillating = data["variances"].values > 0
     locked = oscillating[1:] & oscillating[:-1]

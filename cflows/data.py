@@ -1,7 +1,7 @@
-"""CIFAR-10 (Krizhevsky, *Learning Multiple Layers of Features from Tiny Images*, 2009).
+"""CIFAR-10 :cite:`krizhevsky2009`.
 
-The package carries the first 250 training images of `data_batch_1.bin` and the first 50 test images of each of four
-classes, byte for byte. Anything larger comes from the official archive, or from a folder named by `CFLOWS_DATA`.
+The package carries the first 250 training images of ``data_batch_1.bin`` and the first 50 test images of each of four
+classes, byte for byte. Anything larger comes from the official archive, or from a folder named by ``CFLOWS_DATA``.
 A request for the first m images of some classes gives the same images whichever of the three serves it.
 """
 
@@ -22,8 +22,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+#: Names of the ten classes, in the order of their labels.
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-MEAN = (0.49140, 0.48216, 0.44653)  # of each channel over the 50,000 training images, pixels in [0, 1]
+#: Mean of each channel over the 50,000 training images, pixels in [0, 1].
+MEAN = (0.49140, 0.48216, 0.44653)
+#: Their standard deviation.
 STD = (0.24703, 0.24349, 0.26159)
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -51,7 +54,7 @@ def cifar10(
     size: int = 32,
     split: Split = "train",
 ) -> tuple[Float[Tensor, "N 3 size size"], Int[Tensor, "N"]]:
-    """The first `per_class` images of each class, standardised, in the order of the official files.
+    """The first images of each class, standardised, in the order of the official files.
 
     Parameters
     ----------
@@ -66,17 +69,17 @@ def cifar10(
     Returns
     -------
     images : float32 Tensor (N, 3, size, size)
-        (pixel / 255 - MEAN) / STD, averaged down to `size`.
+        (pixel / 255 - `MEAN`) / `STD`, averaged down to ``size``.
     labels : int64 Tensor (N,)
-        Position in `classes`, 0 to len(classes) - 1.
+        Position in ``classes``, 0 to len(classes) - 1.
 
     Raises
     ------
     DataError
-        If the folder in `CFLOWS_DATA` lacks the files, a file is truncated or corrupt, there are not enough images,
+        If the folder in ``CFLOWS_DATA`` lacks the files, a file is truncated or corrupt, there are not enough images,
         or the official archive can't be downloaded.
-    ValueError
-        If an argument is out of range.
+    ValueError, TypeError
+        If an argument is out of range, or not an integer where one is needed.
     """
     for name, value in (("per_class", per_class), ("size", size)):
         if not isinstance(value, (int, np.integer)):
@@ -101,7 +104,18 @@ def cifar10(
 
 
 def digest(*tensors: Tensor) -> str:
-    """SHA-256 of the shapes, types and bytes of some tensors, to tell data apart in the provenance of a run."""
+    """SHA-256 of some tensors, to tell data apart in the provenance of a run.
+
+    Parameters
+    ----------
+    *tensors : Tensor
+        Of any shapes and types, which enter the digest, too.
+
+    Returns
+    -------
+    str
+        Hexadecimal.
+    """
     h = sha256()
     for t in tensors:
         h.update(f"{tuple(t.shape)}{t.dtype}".encode())

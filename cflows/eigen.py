@@ -2,7 +2,8 @@
 
 Along a trajectory the eigenvectors move slowly, so each solve starts from the last one's answer. The method is block
 Lanczos written as Rayleigh-Ritz in a growing basis (the Davidson method without a preconditioner): extend the basis by
-the residuals of the pairs that are not good enough yet, restart it from the best Ritz vectors when it gets large.
+the residuals of the pairs that are not good enough yet, restart it from the best Ritz vectors when it gets large
+(Davidson :cite:yearpar:`davidson1975`; Golub and Underwood :cite:yearpar:`golub1977`).
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ def top_eigenpairs(
 ) -> Eigenpairs:
     """The k largest eigenvalues of P⁻¹H and their right eigenvectors, P = diag(p).
 
+    The effective Hessian is that of equation :eq:`eq-effective-hessian`.
+
     Parameters
     ----------
     hvp : callable (n, j) -> (n, j)
@@ -86,7 +89,7 @@ def top_eigenpairs(
     max_products : int, optional
         Give up after this many products (default 50 k + 200).
     throw : bool
-        Raise if not converged (otherwise see `Eigenpairs.converged`).
+        Raise if not converged (otherwise see ``converged``).
 
     Returns
     -------
@@ -168,7 +171,21 @@ def top_eigenpairs(
 
 
 def orthonormalise(block: Tensor, Q: Tensor) -> Tensor:
-    """Orthonormal basis of the block's part outside span Q (twice is enough: Giraud et al., 2005)."""
+    """Orthonormal basis of the part of a block of vectors that is outside the span of Q.
+
+    By projecting twice, which is enough :cite:`giraud2005`.
+
+    Parameters
+    ----------
+    block : Tensor (n, j)
+    Q : Tensor (n, m)
+        Orthonormal columns.
+
+    Returns
+    -------
+    Tensor (n, i)
+        Orthonormal columns, and orthogonal to those of Q; i ≤ j.
+    """
     block = torch.linalg.qr(block - Q @ (Q.T @ block)).Q
     block = block - Q @ (Q.T @ block)
     outside = torch.linalg.vector_norm(block, dim=0) > 0.5  # QR makes up columns where the block has none of its own

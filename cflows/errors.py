@@ -6,7 +6,13 @@ from typing import Any
 
 
 class ConvergenceError(RuntimeError):
-    """A solver stopped short of its tolerance; ``solution`` holds what there is."""
+    """A solver stopped short of its tolerance. (A ``RuntimeError``.)
+
+    Attributes
+    ----------
+    solution
+        What there is: the best answer found, or the run up to there.
+    """
 
     def __init__(self, message: str, solution: Any = None):
         super().__init__(message)
@@ -14,4 +20,4 @@ class ConvergenceError(RuntimeError):
 
 
 class DivergenceError(ConvergenceError, ValueError):
-    """A number is no longer finite; ``solution`` holds what there was before."""
+    """A number is no longer finite; ``solution`` holds what there was before. (Also a ``ValueError``.)"""

@@ -25,7 +25,8 @@ from .objective import Objective
 from .processes import Outputs
 from .simulation import simulate
 
-ALGORITHM = 4  # raise it when a change to the library changes what a run, or its programs, contain
+#: Version of the algorithm: raised when a change to the library changes what a run, or its programs, contain.
+ALGORITHM = 4
 Preset = Literal["ci", "laptop", "paper"]
 
 
@@ -37,6 +38,7 @@ class Experiment:
     """An optimizer on a ResNet and CIFAR-10 with mean squared error on one-hot labels, beside its flows."""
 
     name: tyro.conf.Suppress[str] = "rmsprop-resnet"
+    """which of `PRESETS` it is a variant of"""
     width: int = 8
     """channels of the first stage of the ResNet"""
     blocks: int = 1
@@ -50,14 +52,21 @@ class Experiment:
     seed: int = 0
     """of the initial weights"""
     optimizer: Literal["RMSProp", "ScalarRMSProp", "GradientDescent"] = "RMSProp"
+    """name of the optimizer"""
     lr: float = 3e-5
+    """its learning rate η"""
     beta2: float = 0.99
+    """decay β₂ of its average"""
     eps: float = 0.0
+    """constant ε in its denominator"""
     bias_correction: bool = True
+    """whether the average is corrected for its start at zero"""
     warmup: int = 0
     """optimizer steps before the processes part ways"""
     steps: int = 800
+    """steps to record"""
     processes: tuple[str, ...] = (*PROCESSES, "ablated", "stationary", "ablated_stationary")
+    """processes to run side by side"""
     branch: int = 600
     """step at which the stationary flows leave the central flow"""
     eigs: int = 4
@@ -82,6 +91,7 @@ TINY = Experiment(width=2, per_class=25, size=8, eig_every=10, window=10)
 LARGE = Experiment(width=16, blocks=3, per_class=250, size=32)
 GD: dict[str, Any] = {"optimizer": "GradientDescent", "processes": PROCESSES, "branch": 0, "snapshot_every": 0}
 SCALAR = GD | {"optimizer": "ScalarRMSProp"}
+#: The book's experiments, each in three sizes: ``PRESETS[name][preset]``.
 PRESETS: dict[str, dict[Any, Experiment]] = {
     "rmsprop-resnet": {
         "ci": replace(TINY, lr=1e-4, warmup=430, steps=180, branch=150, snapshot_every=20),
@@ -105,6 +115,18 @@ PRESETS = {name: {size: replace(e, name=name) for size, e in sizes.items()} for 
 def get(name: str, preset: Preset = "laptop", **changes) -> Experiment:
     """The definition of an experiment, with some options changed.
 
+    Parameters
+    ----------
+    name : str
+        One of `PRESETS`.
+    preset : "ci", "laptop" or "paper"
+    **changes
+        Options of `Experiment` to change.
+
+    Returns
+    -------
+    Experiment
+
     Raises
     ------
     ValueError
@@ -121,7 +143,18 @@ def get(name: str, preset: Preset = "laptop", **changes) -> Experiment:
 
 
 def scaled(experiment: Experiment, k: int) -> Experiment:
-    """The experiment at k times its learning rate, for as much fewer steps, without what only it is asked for."""
+    """The experiment at a larger learning rate, for as much fewer steps, without what only it is asked for.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    k : int
+        How many times its learning rate.
+
+    Returns
+    -------
+    Experiment
+    """
     e = experiment
     return replace(
         e,
@@ -136,7 +169,18 @@ def scaled(experiment: Experiment, k: int) -> Experiment:
 
 
 def objective(experiment: Experiment, device: str | torch.device = "auto") -> Objective:
-    """The training objective of an experiment, on a device ("auto": a GPU if there is one)."""
+    """The training objective of an experiment.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    device : str or torch.device
+        Where it lives; "auto" takes a GPU if there is one.
+
+    Returns
+    -------
+    Objective
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     images, labels = data.cifar10(experiment.per_class, experiment.classes, experiment.size)
@@ -149,7 +193,16 @@ def objective(experiment: Experiment, device: str | torch.device = "auto") -> Ob
 
 
 def optimizer(experiment: Experiment) -> optimizers.Optimizer:
-    """The optimizer of an experiment."""
+    """The optimizer of an experiment.
+
+    Parameters
+    ----------
+    experiment : Experiment
+
+    Returns
+    -------
+    RMSProp, ScalarRMSProp or GradientDescent
+    """
     e = experiment
     if e.optimizer == "GradientDescent":
         return optimizers.GradientDescent(e.lr)
@@ -167,7 +220,7 @@ def run(name: str, preset: Preset = "laptop", device: str | torch.device = "auto
     name : str
         One of `PRESETS`.
     preset : "ci", "laptop" or "paper"
-    device
+    device : str or torch.device
         Where to compute; "auto" takes a GPU if there is one.
     **changes
         Options of `Experiment` to change, as ``lr=4e-5``.
@@ -187,7 +240,19 @@ def run(name: str, preset: Preset = "laptop", device: str | torch.device = "auto
 
 
 def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.DataTree:
-    """As `run`, for a definition that you made yourself."""
+    """As `run`, for a definition that you made yourself.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    device : str or torch.device
+        Where to compute; "auto" takes a GPU if there is one.
+
+    Returns
+    -------
+    xarray.DataTree
+        As of `run`.
+    """
     path = path_of(experiment)
     if found := _find(path.name):
         return load(found)
@@ -220,13 +285,38 @@ def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.D
 
 
 def test_outputs(f: Objective, experiment: Experiment) -> Outputs:
-    """The outputs that an experiment records: scores of the true class for the first test image of each class."""
+    """The outputs that an experiment records: scores of the true class for the first test image of each class.
+
+    Parameters
+    ----------
+    f : Objective
+        That of the experiment.
+    experiment : Experiment
+
+    Returns
+    -------
+    callable, Tensor (n,) -> Tensor (m,)
+        Weights to the scores of m classes, as `simulate` takes it.
+    """
     images, labels = (x.to(f.w0.device) for x in data.cifar10(1, experiment.classes, experiment.size, "test"))
     return lambda w: f.outputs(w, images).gather(1, labels[:, None]).squeeze(1)
 
 
 def solve_programs(experiment: Experiment, device: str | torch.device = "auto") -> xr.Dataset:
-    """`preconditioners.along` of an experiment's run, from the cache or computed and put there, beside the run."""
+    """`preconditioners.along` of an experiment's run, from the cache or computed and put there, beside the run.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        One of RMSProp with snapshots.
+    device : str or torch.device
+        Where to compute; "auto" takes a GPU if there is one.
+
+    Returns
+    -------
+    xarray.Dataset
+        As of `preconditioners.along`.
+    """
     path = programs_of(path_of(experiment))
     if found := _find(path.name):
         return load(found).to_dataset()
@@ -252,7 +342,17 @@ def _provenance(experiment: Experiment, f: Objective) -> dict:
 
 
 def describe(run: xr.DataTree) -> str:
-    """What a run is and where it comes from, in two lines."""
+    """What a run is and where it comes from, in two lines.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        As of `run`.
+
+    Returns
+    -------
+    str
+    """
     e, a = json.loads(run.attrs["experiment"]), run.attrs
     return (
         f"{a['weights']:,} weights, {len(e['classes']) * e['per_class']} images at {e['size']} x {e['size']}, "
@@ -263,7 +363,22 @@ def describe(run: xr.DataTree) -> str:
 
 
 def read(run: xr.DataTree) -> Experiment:
-    """The definition of a run's experiment; ValueError if it has other options than those of `Experiment`."""
+    """The definition of a run's experiment.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        As of `run`.
+
+    Returns
+    -------
+    Experiment
+
+    Raises
+    ------
+    ValueError
+        If it has other options than those of `Experiment`.
+    """
     values = json.loads(run.attrs["experiment"])
     try:
         return Experiment(**{name: tuple(x) if isinstance(x, list) else x for name, x in values.items()})  # type: ignore[arg-type]
@@ -272,14 +387,23 @@ def read(run: xr.DataTree) -> Experiment:
 
 
 def cache() -> Path:
-    """Folder of the runs: that in the environment variable CFLOWS_CACHE, or one in the user's cache."""
+    """Folder of the runs.
+
+    Returns
+    -------
+    Path
+        That in the environment variable ``CFLOWS_CACHE``, or one in the user's cache.
+    """
     return Path(os.environ.get("CFLOWS_CACHE") or pooch.os_cache("cflows")) / "runs"
 
 
 def stored() -> Path | None:
     """Folder of the runs that come with the repository, in which those not in the cache are looked for.
 
-    That in the environment variable CFLOWS_STORED (none if it is empty), or ``runs`` beside the package.
+    Returns
+    -------
+    Path or None
+        That in the environment variable ``CFLOWS_STORED`` (None if it is empty), or ``runs`` beside the package.
     """
     folder = os.environ.get("CFLOWS_STORED", str(Path(__file__).parents[1] / "runs"))
     return Path(folder) if folder else None
@@ -291,19 +415,49 @@ def _find(name: str) -> Path | None:
 
 
 def path_of(experiment: Experiment) -> Path:
-    """Where in the cache the run of an experiment is, or will be."""
+    """Where in the cache the run of an experiment is, or will be.
+
+    Parameters
+    ----------
+    experiment : Experiment
+
+    Returns
+    -------
+    Path
+        Its name has the digest of the definition, the data and `ALGORITHM`.
+    """
     content = {"experiment": asdict(experiment), "data": data_digest(experiment), "algorithm": ALGORITHM}
     digest = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return cache() / f"{experiment.name}-{digest[:12]}.nc"
 
 
 def programs_of(path: Path) -> Path:
-    """Where the solved programs of the run at a path are."""
+    """Where the solved programs of a run are.
+
+    Parameters
+    ----------
+    path : Path
+        File of the run.
+
+    Returns
+    -------
+    Path
+        A file beside it.
+    """
     return path.with_suffix(".programs.nc")
 
 
 def load(path: str | Path) -> xr.DataTree:
     """Read a run file into memory.
+
+    Parameters
+    ----------
+    path : path
+        File of a run, or of solved programs.
+
+    Returns
+    -------
+    xarray.DataTree
 
     Raises
     ------
@@ -320,7 +474,17 @@ def load(path: str | Path) -> xr.DataTree:
 
 
 def data_digest(experiment: Experiment) -> str:
-    """Of the training images and the test images whose outputs are recorded."""
+    """Digest of the training images and of the test images whose outputs are recorded.
+
+    Parameters
+    ----------
+    experiment : Experiment
+
+    Returns
+    -------
+    str
+        As of `data.digest`.
+    """
     classes, size = experiment.classes, experiment.size
     return data.digest(*data.cifar10(experiment.per_class, classes, size), *data.cifar10(1, classes, size, "test"))
 

@@ -1,7 +1,7 @@
 """The book's visual language, and films.
 
-One colour a quantity, the same in every chapter, safe for colour-blind readers: Okabe and Ito's palette, wine for what
-is stationary, and for the spectrum a scale of its own, from dark to light.
+One colour a quantity, the same in every chapter, safe for colour-blind readers: the palette of Okabe and Ito
+:cite:yearpar:`okabe2008`, wine for what is stationary, and for the spectrum a scale of its own, from dark to light.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import ArrayLike
 
+#: Colours by quantity.
 COLORS = {
     "discrete": "#0072B2",  # the optimizer, as it is
     "average": "#56B4E9",  # its time-average
@@ -35,7 +36,8 @@ COLORS = {
     "ablated": "#CC79A7",  # a flow without its curvature penalty
     "threshold": "#999999",
 }
-EIGENVALUES = ("#2D1160", "#721F81", "#B73779", "#F1605D", "#FEB078")  # of the effective Hessian, the largest first
+#: Colours of the leading eigenvalues, the largest first.
+EIGENVALUES = ("#2D1160", "#721F81", "#B73779", "#F1605D", "#FEB078")
 
 
 def use_style() -> None:
@@ -70,19 +72,50 @@ def use_style() -> None:
 
 
 def threshold(ax: Axes, value: float = 2.0, label: str = "2, the edge of stability") -> None:
-    """A dashed line at the value beyond which an optimizer oscillates, named at its left end."""
+    """A dashed line at the value beyond which an optimizer oscillates, named at its left end.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+    value : float
+    label : str
+    """
     ax.axhline(value, color=COLORS["threshold"], ls="--", lw=1, zorder=1)
     ax.text(0.01, value, label, transform=ax.get_yaxis_transform(), va="bottom", fontsize=8.5, color="#666666")
 
 
 def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, **style) -> None:
-    """Leading eigenvalues of the effective Hessian over time, the largest on top."""
+    """Leading eigenvalues of the effective Hessian over time, the largest on top.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+    steps : array (steps,)
+    values : array (steps, eig)
+        Each row in descending order.
+    count : int
+        How many of them to draw, at most.
+    **style
+        Options of matplotlib's ``plot``.
+    """
     for j in range(min(count, values.shape[1], len(EIGENVALUES))):
         ax.plot(steps, values[:, j], color=EIGENVALUES[j], zorder=10 - j, **style)
 
 
 def beside(run: xr.DataTree, optimizer: str) -> Figure:
-    """An optimizer and its flows over time: loss, eigenvalues of the effective Hessian, distance to the optimizer."""
+    """An optimizer and its flows over time: loss, eigenvalues of the effective Hessian, distance to the optimizer.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        As of `simulate`, with the processes "discrete", "stable" and "central".
+    optimizer : str
+        What it is called in the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     discrete, central, distance = (run[name].to_dataset() for name in ("discrete", "central", "distance"))
     step, color = discrete["step"].values, COLORS["central"]
     fig, (top, middle, bottom) = plt.subplots(3, 1, figsize=(7.2, 6.6), sharex=True)
@@ -104,9 +137,23 @@ def beside(run: xr.DataTree, optimizer: str) -> Figure:
 def film(fig: Figure, draw: Callable[[int], object], frames: int, name: str, alt: str, fps: int = 25):
     """An H.264 film of a figure, for display in a notebook.
 
-    ``draw(i)`` changes the figure into its i-th frame. While the book is built (environment variable
-    CFLOWS_MEDIA=folder) the film and its poster, the last frame, become files beside the page; anywhere else they are
-    part of the notebook.
+    While the book is built (environment variable ``CFLOWS_MEDIA``, a folder) the film and its poster, the last frame,
+    become files beside the page; anywhere else they are part of the notebook.
+
+    Parameters
+    ----------
+    fig : matplotlib.figure.Figure
+        Closed afterwards.
+    draw : callable
+        ``draw(i)`` changes the figure into its i-th frame.
+    frames : int
+        Number of frames.
+    name : str
+        Name of the files, without what follows the dot.
+    alt : str
+        What is to be seen, for those who can't.
+    fps : int
+        Frames a second.
 
     Returns
     -------
@@ -153,7 +200,21 @@ def film(fig: Figure, draw: Callable[[int], object], frames: int, name: str, alt
 
 
 def training_film(fig: Figure, steps: int, frames: int, name: str, alt: str, fps: int = 20):
-    """A `film` in which the curves of a figure that have a point for each step are drawn as training runs."""
+    """A `film` in which the curves of a figure that have a point for each step are drawn as training runs.
+
+    Parameters
+    ----------
+    fig : matplotlib.figure.Figure
+        With whole curves.
+    steps : int
+        Number of points of the curves that grow; others stay as they are.
+    frames, name, alt, fps
+        As of `film`.
+
+    Returns
+    -------
+    IPython.display.HTML
+    """
     lines = [line for ax in fig.axes for line in ax.lines if np.size(line.get_xdata()) == steps]
     curves = [np.asarray(line.get_data()) for line in lines]
 

@@ -12,7 +12,15 @@ import xarray as xr
 
 
 def write(path: Path, writer: Callable[[Path], object]) -> None:
-    """Have ``writer`` write to a file beside ``path``, then move it there in one step."""
+    """Have a file written beside its place, then moved there in one step.
+
+    Parameters
+    ----------
+    path : path
+        Its place; folders are made.
+    writer : callable
+        Writes to the path that it is given.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".part")
     os.close(handle)
@@ -27,7 +35,14 @@ def write(path: Path, writer: Callable[[Path], object]) -> None:
 
 
 def save(path: Path, tree: xr.DataTree) -> None:
-    """Write a tree as compressed NetCDF, with a digest of its contents among its attributes."""
+    """Write a tree as compressed NetCDF, with a digest of its contents among its attributes.
+
+    Parameters
+    ----------
+    path : path
+        Where to; what is there is replaced in one step.
+    tree : xarray.DataTree
+    """
     tree = tree.copy()
     tree.attrs = tree.attrs | {"content": content(tree)}
     how = {"zlib": True, "complevel": 9, "shuffle": True}
@@ -37,6 +52,15 @@ def save(path: Path, tree: xr.DataTree) -> None:
 
 def load(path: Path) -> xr.DataTree:
     """Read a tree into memory.
+
+    Parameters
+    ----------
+    path : path
+        A file that `save` wrote.
+
+    Returns
+    -------
+    xarray.DataTree
 
     Raises
     ------
@@ -54,7 +78,17 @@ def load(path: Path) -> xr.DataTree:
 
 
 def content(tree: xr.DataTree) -> str:
-    """SHA-256 of all arrays of a tree, and of its nodes' attributes."""
+    """SHA-256 of all arrays of a tree, and of its nodes' attributes.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+
+    Returns
+    -------
+    str
+        Hexadecimal.
+    """
     h = sha256()
     for node in sorted(tree.subtree, key=lambda node: node.path):
         h.update(repr((node.path, sorted((k, str(v)) for k, v in node.attrs.items() if k != "content"))).encode())

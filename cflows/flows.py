@@ -3,12 +3,14 @@
 State: weights w, the average ν, and the time t in optimizer steps. With c = (1-β₂)/β₂ and Σ = UXUᵀ the covariance of
 the oscillation over the critical eigenvectors U of P⁻¹H (those with eigenvalues near 2),
 
-    dw/dt = -P⁻¹ (∇L + ½ ∇⟨Σ, H⟩)            dν/dt = c (moment(∇L² + 4p² ⊙ diag Σ) - ν)
+    dw/dt = -P⁻¹ (∇L + ½ ∇⟨Σ, H⟩)
 
-(equation "ansatz" of the chapter). Σ = 0 gives the stable flow. The central flow's Σ keeps every eigenvalue at or
-below 2 and is zero where an eigenvalue is below 2. To first order in time the matrix 2P - H seen along U moves as
-A + dt (α + B[X]), so that over a step X solves SDCP(A + dt α, dt B). The ablated flow lacks the curvature penalty
-½ ∇⟨Σ, H⟩; ν alone then holds the eigenvalues at 2.
+    dν/dt = c (moment(∇L² + 4p² ⊙ diag Σ) - ν)
+
+(the ansatz of Cohen et al. :cite:yearpar:`cohen2025`). Σ = 0 gives the stable flow. The central flow's Σ keeps every
+eigenvalue at or below 2 and is zero where an eigenvalue is below 2. To first order in time the matrix 2P - H seen along
+U moves as A + dt (α + B[X]), so that over a step X solves SDCP(A + dt α, dt B). The ablated flow lacks the curvature
+penalty ½ ∇⟨Σ, H⟩; ν alone then holds the eigenvalues at 2.
 """
 
 from __future__ import annotations
@@ -30,17 +32,41 @@ RECOVERY = 0.2  # an eigenvalue that is above 2 is lowered by at least this much
 
 
 class Critical(NamedTuple):
-    """What the central flow needs to know at the start of a step about the eigenvalues near 2."""
+    """What the central flow needs to know at the start of a step about the eigenvalues near 2.
 
-    A: Float[np.ndarray, "k k"]  # 2UᵀPU - UᵀHU
-    U: Float[Tensor, "n k"]  # P-orthonormal right eigenvectors of P⁻¹H
-    T: Float[Tensor, "k k n"]  # ∇(uᵢᵀ H uⱼ)
-    penalised: bool = True  # False: the flow without its curvature penalty
-    missed: np.ndarray | float = 0.0  # rate at which A moves besides, as seen in the past (k, k)
+    Attributes
+    ----------
+    A : array (k, k)
+        2UᵀPU - UᵀHU.
+    U : Tensor (n, k)
+        P-orthonormal right eigenvectors of P⁻¹H.
+    T : Tensor (k, k, n)
+        ∇(uᵢᵀ H uⱼ).
+    penalised : bool
+        False for the flow without its curvature penalty.
+    missed : array (k, k) or 0
+        Rate at which A moves besides, as seen in the past.
+    """
+
+    A: Float[np.ndarray, "k k"]
+    U: Float[Tensor, "n k"]
+    T: Float[Tensor, "k k n"]
+    penalised: bool = True
+    missed: np.ndarray | float = 0.0
 
 
 class Modes(NamedTuple):
-    """Eigenvectors of P⁻¹H, and P times them as of when they were found: the projection is UPUᵀ even if P moves on."""
+    """Eigenvectors of P⁻¹H, and P times them as of when they were found: the projection is UPUᵀ even if P moves on.
+
+    Attributes
+    ----------
+    values : Tensor (m,)
+        Eigenvalues.
+    U : Tensor (n, m)
+        P-orthonormal right eigenvectors.
+    dual : Tensor (n, m)
+        PU.
+    """
 
     values: Float[Tensor, "m"]
     U: Float[Tensor, "n m"]
@@ -48,27 +74,73 @@ class Modes(NamedTuple):
 
 
 class Oscillation(NamedTuple):
-    """Σ = UXUᵀ through the two vectors by which it acts on the flow."""
+    """Σ = UXUᵀ through the two vectors by which it acts on the flow: equation :eq:`eq-mean-gradient`.
 
-    diag: Float[Tensor, "n"]  # diag Σ
-    penalty: Float[Tensor, "n"]  # ½ ∇⟨Σ, H⟩
+    Attributes
+    ----------
+    diag : Tensor (n,)
+        diag Σ.
+    penalty : Tensor (n,)
+        ½ ∇⟨Σ, H⟩, or zero if the flow has no penalty.
+    """
+
+    diag: Float[Tensor, "n"]
+    penalty: Float[Tensor, "n"]
 
     @classmethod
     def of(cls, critical: Critical, X: Float[np.ndarray, "k k"]) -> Oscillation:
+        """That of the covariance X (k, k) over the critical eigenvectors."""
         x = torch.as_tensor(X, dtype=critical.U.dtype, device=critical.U.device)
         penalty = torch.einsum("ab,abn->n", x, critical.T) / 2
         return cls(((critical.U @ x) * critical.U).sum(1), penalty if critical.penalised else 0 * penalty)
 
 
 def excess(p: Tensor, diag: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-    """What the oscillation adds to the mean squared gradient: 4p² ⊙ diag Σ, which is diag HΣH since HΣ = 2PΣ."""
+    """What the oscillation adds to the mean squared gradient, 4p² ⊙ diag Σ: equation :eq:`eq-mean-square`.
+
+    That is diag HΣH, since HΣ = 2PΣ.
+
+    Parameters
+    ----------
+    p : Tensor (n,) or ()
+        Diagonal of P.
+    diag : Tensor (n,)
+        diag Σ.
+
+    Returns
+    -------
+    Tensor (n,)
+    """
     return 4 * p.square() * diag
 
 
 def velocity(
     opt: Optimizer, nu: Tensor, t: float, g: Float[Tensor, "n"], sigma: Oscillation | None = None
 ) -> tuple[Float[Tensor, "n"], Tensor]:
-    """dw/dt (n,) and dν/dt (like ν) at a point where the gradient is g; the stable flow's if there is no Σ."""
+    """The right-hand side of the flows, in units of optimizer steps.
+
+    That of the stable flow, equation :eq:`eq-stable-flow`, if there is no Σ, otherwise that of the central flow:
+    :eq:`eq-central-flow` for RMSProp, :eq:`eq-scalar-flow` for Scalar RMSProp, :eq:`eq-gd-flow` for gradient descent.
+
+    Parameters
+    ----------
+    opt : Optimizer
+    nu : Tensor (n,) or ()
+        ν.
+    t : float
+        Time, on which a schedule and a bias correction depend.
+    g : Tensor (n,)
+        Gradient.
+    sigma : Oscillation, optional
+        Σ.
+
+    Returns
+    -------
+    dw : Tensor (n,)
+        dw/dt.
+    dnu : Tensor (n,) or ()
+        dν/dt, like ν.
+    """
     p = opt.preconditioner(nu, t)
     if sigma is None:
         return -g / p, opt.rate * (opt.moment(g.square()) - nu)
@@ -76,14 +148,25 @@ def velocity(
 
 
 class Drift(NamedTuple):
-    """How fast 2P - H changes along U: A' = α + B[X]. B is the sum of two parts, each symmetric and semidefinite."""
+    """How fast 2P - H changes along U: A' = α + B[X]. B is the sum of two parts, each symmetric and semidefinite.
 
-    alpha: Float[np.ndarray, "k k"]  # without any oscillation
-    curvature: Float[np.ndarray, "k k k k"]  # since the oscillation steers w to lower curvature
-    growth: Float[np.ndarray, "k k k k"]  # since it makes ν grow
+    Attributes
+    ----------
+    alpha : array (k, k)
+        α, without any oscillation.
+    curvature : array (k, k, k, k)
+        Part of B, since the oscillation steers w to lower curvature.
+    growth : array (k, k, k, k)
+        Part of B, since it makes ν grow.
+    """
+
+    alpha: Float[np.ndarray, "k k"]
+    curvature: Float[np.ndarray, "k k k k"]
+    growth: Float[np.ndarray, "k k k k"]
 
     @property
     def B(self) -> Float[np.ndarray, "k k k k"]:
+        """The sum of both parts (k, k, k, k)."""
         return self.curvature + self.growth
 
 
@@ -91,28 +174,55 @@ class Balance(NamedTuple):
     """Rates (per unit of time) at which the eigenvalues are moved, averaged over the oscillating directions.
 
     Each is the mean of an operator's values along the P-orthonormal eigenvectors of Σ, weighted with the variances.
-    Where all that oscillates stays at 2, rise = curvature + growth.
+    Where all that oscillates stays at 2, rise = curvature + growth. These are the two brakes of equation
+    :eq:`eq-mechanisms`.
+
+    Attributes
+    ----------
+    rise : float
+        By which they would rise if nothing oscillated: -⟨X, α⟩ / tr X.
+    curvature : float
+        By which curvature regularisation lowers them: ⟨X, B₁[X]⟩ / tr X.
+    growth : float
+        By which the growth of ν lowers them: ⟨X, B₂[X]⟩ / tr X.
     """
 
-    rise: float  # by which they would rise if nothing oscillated: -⟨X, α⟩ / tr X
-    curvature: float  # by which curvature regularisation lowers them: ⟨X, B₁[X]⟩ / tr X
-    growth: float  # by which the growth of ν lowers them: ⟨X, B₂[X]⟩ / tr X
+    rise: float
+    curvature: float
+    growth: float
 
     @classmethod
     def of(cls, drift: Drift, X: Float[np.ndarray, "k k"]) -> Balance:
+        """That of a drift and a covariance X (k, k) other than zero."""
         rates = (np.vdot(X, -drift.alpha), *(np.einsum("ab,abcd,cd", X, B, X) for B in drift[1:]))
         return cls(*(float(rate / np.trace(X)) for rate in rates))
 
 
 class Step(NamedTuple):
-    """A step of a flow: the state at its end, and what happened to the critical eigenvalues on the way."""
+    """A step of a flow: the state at its end, and what happened to the critical eigenvalues on the way.
+
+    Attributes
+    ----------
+    w : Tensor (n,)
+        Weights at its end.
+    nu : Tensor (n,) or ()
+        ν at its end.
+    X : array (k, k)
+        Covariance of the oscillation over the critical eigenvectors during the step.
+    A : array (k, k)
+        2UᵀPU - UᵀHU at its end, as far as the drift tells.
+    drift : Drift or None
+        Averaged over the step; None if nothing is critical.
+    bend : float
+        Its second-order part relative to the first, leaving out the linear force along modes.
+    """
 
     w: Float[Tensor, "n"]
     nu: Tensor
-    X: Float[np.ndarray, "k k"]  # covariance of the oscillation over the critical eigenvectors during the step
-    A: Float[np.ndarray, "k k"]  # 2UᵀPU - UᵀHU at its end, as far as the drift tells
-    drift: Drift | None  # averaged over the step; None if nothing is critical
-    bend: float  # its second-order part relative to the first, leaving out the linear force along modes
+    X: Float[np.ndarray, "k k"]
+    A: Float[np.ndarray, "k k"]
+    drift: Drift | None
+    bend: float
 
 
 def drift(
@@ -121,8 +231,21 @@ def drift(
     """How fast 2P - H changes along the critical eigenvectors.
 
     α = 2Uᵀ diag(ṗ₀) U - ∇H[U, U]·ẇ₀ with the stable flow's ẇ₀ and ṗ₀ = ∂p/∂ν ν̇₀ + ∂p/∂t, and
-    B[X, Y] = ½⟨∇H[Y], P⁻¹∇H[X]⟩ + 2⟨diag UYUᵀ, ∂p/∂ν c moment(4p² ⊙ diag UXUᵀ)⟩, the first term with the penalty only.
-    ∂p/∂t, of a schedule or a bias correction, is the mean over ``span``, the interval of time that the step covers.
+    B[X, Y] = ½⟨∇H[Y], P⁻¹∇H[X]⟩ + 2⟨diag UYUᵀ, ∂p/∂ν c moment(4p² ⊙ diag UXUᵀ)⟩, the first term with the penalty only:
+    equation :eq:`eq-mechanisms`.
+
+    Parameters
+    ----------
+    opt : Optimizer
+    nu, t, g
+        As of `velocity`.
+    critical : Critical
+    span : (float, float)
+        Interval of time that the step covers; ∂p/∂t, of a schedule or a bias correction, is the mean over it.
+
+    Returns
+    -------
+    Drift
     """
     U, T = critical.U, critical.T
     k, n = U.shape[1], U.shape[0]
@@ -158,20 +281,24 @@ def step(
 
     Without ``critical`` this is the stable flow, and of second order in dt. With it, X is constant over the step and
     such that complementarity holds at its end: a first X from the drift at the start leads to a first end, then the
-    average of the drifts at both fixes the X of the step. Since the eigenvectors stand still over a step, this is of
-    first order.
+    average of the drifts at both fixes the X of the step: equation :eq:`eq-complementarity`. Since the eigenvectors
+    stand still over a step, this is of first order.
 
     Parameters
     ----------
+    f : Objective
+    opt : Optimizer
     w, nu, t
-        State; g is the gradient at w.
+        State: weights (n,), ν, time.
     dt : float
         Step, in optimizer steps.
+    g : Tensor (n,)
+        Gradient at w.
     critical : Critical, optional
         Eigenvectors with eigenvalues near 2 and their third derivatives.
     modes : Modes, optional
         Eigenvectors of P⁻¹H along which the linear part of the force, -λ, is integrated exactly (ETD2RK of Cox and
-        Matthews, 2002). Heun's method by itself does not damp an eigenvalue of 2 over a unit of time.
+        Matthews :cite:yearpar:`cox2002`). Heun's method by itself does not damp an eigenvalue of 2 over a unit of time.
 
     Returns
     -------
@@ -182,6 +309,8 @@ def step(
     ------
     ConvergenceError
         If the complementarity problem could not be solved.
+    DivergenceError
+        If a derivative along the critical eigenvectors is not finite.
     """
     X, A, sigma, mean, span = np.zeros((0, 0)), np.zeros((0, 0)), None, None, (t, t + dt)
     if critical is not None:
@@ -230,6 +359,18 @@ def spread(
 
     The mean is h(w) + ½⟨∇²h, Σ⟩, the variance ⟨∇h ∇hᵀ, Σ⟩. By central differences over a share ε of each column of F,
     2r + 1 evaluations of h: their errors are of the order of ε² and, from rounding, of machine precision over ε².
+
+    Parameters
+    ----------
+    h : callable, Tensor (n,) -> Tensor (m,)
+        Smooth functions of the weights.
+    w : Tensor (n,)
+    F : Tensor (n, r)
+        Factor of Σ.
+
+    Returns
+    -------
+    mean, deviation : Tensor (m,)
     """
     eps = torch.finfo(w.dtype).eps ** (1 / 8)
     with torch.no_grad():
@@ -243,5 +384,15 @@ def spread(
 
 
 def float64(x: Tensor) -> np.ndarray:
-    """A small tensor as a NumPy array in double precision."""
+    """A small tensor as a NumPy array in double precision.
+
+    Parameters
+    ----------
+    x : Tensor
+
+    Returns
+    -------
+    array
+        Of the same shape, on the CPU.
+    """
     return x.detach().cpu().numpy().astype(np.float64)

@@ -10,12 +10,20 @@ from torch import Tensor, nn
 
 
 def _norm(channels: int) -> nn.Module:
-    """Layer normalisation over channels and pixels of each example (Ba et al., 2016), scaled channel by channel."""
+    """Layer normalisation over channels and pixels of each example (`ResNet`), scaled channel by channel."""
     return nn.GroupNorm(1, channels)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with normalisation and GELU, added to the input (projected where shapes differ)."""
+    """Two 3x3 convolutions with normalisation and GELU, added to the input (projected where shapes differ).
+
+    Parameters
+    ----------
+    channels_in, channels : int
+        Channels of the input and of the output.
+    stride : int
+        The resolution is divided by it.
+    """
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
@@ -27,15 +35,25 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, channels_in, size, size) -> (N, channels, size / stride, size / stride)."""
         y = F.gelu(self.norm1(self.conv1(x)))
         return F.gelu(self.shortcut(x) + self.norm2(self.conv2(y)))
 
 
 class ResNet(nn.Module):
-    """A residual network for small images (He et al., 2016) with GELU and per-example normalisation.
+    """A residual network for small images :cite:`he2016`, smooth, and without ties between examples.
 
-    Three stages of ``blocks`` blocks with ``width``, 2 ``width`` and 4 ``width`` channels; the resolution is
-    halved at the start of the second and the third. Input (N, 3, size, size), output (N, classes).
+    Three stages; the resolution is halved at the start of the second and the third. GELU :cite:`hendrycks2016` is its
+    activation; the normalisation is that of each example by itself over channels and pixels :cite:`ba2016`.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the first stage; twice and four times as many in the others.
+    blocks : int
+        Blocks in each stage.
+    classes : int
+        Outputs.
     """
 
     def __init__(self, width: int = 16, blocks: int = 3, classes: int = 4):
@@ -51,4 +69,5 @@ class ResNet(nn.Module):
         self.head = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (N, 3, size, size) -> scores (N, classes)."""
         return self.head(self.body(x).mean(dim=(2, 3)))

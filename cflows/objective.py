@@ -21,9 +21,9 @@ class Objective:
 
     Every derivative is PyTorch's own (reverse mode applied once, twice or three times), exact where its kernels are,
     and lives on the device and in the dtype of ``w0``. Known exception: third derivatives through the fused
-    ``nn.LayerNorm`` are wrong in PyTorch (``nn.GroupNorm(1, channels)`` is right); flows use `differences`. A loss may
-    be given as a sum of terms: then derivatives are accumulated term by term, so that memory is that of the largest
-    term.
+    ``nn.LayerNorm`` are wrong in PyTorch (``nn.GroupNorm(1, channels)`` is right); flows use `differences`.
+    Hessian-vector products are those of Pearlmutter :cite:yearpar:`pearlmutter1994`. A loss may be given as a sum of
+    terms: then derivatives are accumulated term by term, so that memory is that of the largest term.
 
     Parameters
     ----------
@@ -31,6 +31,11 @@ class Objective:
         The loss, or the terms that sum to it. It must be three times differentiable by PyTorch's autograd.
     w0 : Tensor (n,)
         Initial weights; fixes n, dtype and device.
+
+    Attributes
+    ----------
+    w0 : Tensor (n,)
+        A copy of the initial weights.
 
     Raises
     ------
@@ -93,6 +98,10 @@ class Objective:
             The data are this process's share; the loss is that of all processes of ``torch.distributed``, which has to
             be initialised (by ``torchrun`` and ``init_process_group``: gloo on CPUs, nccl on GPUs). Every derivative
             is summed over them, so that all of them see the same and can run `simulate` side by side.
+
+        Returns
+        -------
+        Objective
 
         Raises
         ------
@@ -184,6 +193,15 @@ class Objective:
     def outputs(self, w: Float[Tensor, "n"], inputs: Tensor) -> Tensor:
         """The module's outputs for any inputs, at weights w.
 
+        Parameters
+        ----------
+        w : Tensor (n,)
+        inputs : Tensor (N, ...)
+
+        Returns
+        -------
+        Tensor (N, ...)
+
         Raises
         ------
         TypeError
@@ -194,7 +212,19 @@ class Objective:
         return self._outputs(w, inputs)
 
     def value_and_grad(self, w: Float[Tensor, "n"]) -> tuple[Float[Tensor, ""], Float[Tensor, "n"]]:
-        """Loss L(w), a scalar tensor, and gradient ∇L(w) (n,)."""
+        """Loss and gradient.
+
+        Parameters
+        ----------
+        w : Tensor (n,)
+
+        Returns
+        -------
+        loss : Tensor ()
+            L(w).
+        gradient : Tensor (n,)
+            ∇L(w).
+        """
         w = self._check(w).requires_grad_()
         value, grad = self._term_grad(self._terms[0], w)
         for term in self._terms[1:]:
@@ -203,7 +233,18 @@ class Objective:
         return self._sum(value), self._sum(grad)
 
     def hvp(self, w: Float[Tensor, "n"], V: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-        """Hessian-vector products H(w)V (n, k), column by column (memory does not grow with k)."""
+        """Hessian-vector products, column by column (memory does not grow with k).
+
+        Parameters
+        ----------
+        w : Tensor (n,)
+        V : Tensor (n, k)
+
+        Returns
+        -------
+        Tensor (n, k)
+            H(w)V.
+        """
         return self.linearize(w)[2](V)
 
     def linearize(self, w: Float[Tensor, "n"]) -> tuple[Float[Tensor, ""], Float[Tensor, "n"], HVP]:
@@ -211,6 +252,19 @@ class Objective:
 
         With a loss of one term the products share the graph of the gradient, which costs less than asking
         for each by itself; the graph is freed with the map. With several terms, one graph at a time is built.
+
+        Parameters
+        ----------
+        w : Tensor (n,)
+
+        Returns
+        -------
+        loss : Tensor ()
+            L(w).
+        gradient : Tensor (n,)
+            ∇L(w).
+        hvp : callable, Tensor (n, k) -> Tensor (n, k)
+            V to H(w)V.
         """
         w = self._check(w).requires_grad_()
         if len(self._terms) == 1:
@@ -231,6 +285,16 @@ class Objective:
         """Third derivatives T[i, j] = ∇_w (uᵢᵀ H(w) uⱼ) for the columns of U; T is symmetric in i, j.
 
         Costs k Hessian-vector products and k(k+1)/2 further backward passes.
+
+        Parameters
+        ----------
+        w : Tensor (n,)
+        U : Tensor (n, k)
+
+        Returns
+        -------
+        Tensor (k, k, n)
+            T.
         """
         w, U = self._check(w).requires_grad_(), self._check(U, 2)
         k = U.shape[1]
@@ -248,10 +312,24 @@ class Objective:
     def differences(
         self, w: Float[Tensor, "n"], g: Float[Tensor, "n"], U: Float[Tensor, "n k"], eps: float
     ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "k k n"]]:
-        """HU and `hessian_gradients` by central differences of gradients, over ``eps`` times the columns of U.
+        """HU and `hessian_gradients` by central differences of gradients.
 
-        Costs k(k+1) gradients and no higher derivative; g is the gradient at w. Errors are of second order in ``eps``,
-        beside those of rounding, which grow as eps⁻² (eps⁻¹ for HU).
+        Costs k(k+1) gradients and no higher derivative. Errors are of second order in ``eps``, beside those of
+        rounding, which grow as eps⁻² (eps⁻¹ for HU).
+
+        Parameters
+        ----------
+        w : Tensor (n,)
+        g : Tensor (n,)
+            Gradient at w.
+        U : Tensor (n, k)
+        eps : float
+            Differences are taken over this times the columns of U.
+
+        Returns
+        -------
+        HU : Tensor (n, k)
+        T : Tensor (k, k, n)
         """
         U = self._check(U, 2)
         k = U.shape[1]
@@ -296,7 +374,22 @@ def _describe(value: Any) -> str:
 
 
 def vjp(y: Tensor, w: Tensor, v: Tensor | None, create_graph: bool = False) -> Tensor:
-    """vᵀ ∂y/∂w, zero where y does not depend on w; keeps the graph of y for further calls."""
+    """vᵀ ∂y/∂w, zero where y does not depend on w; keeps the graph of y for further calls.
+
+    Parameters
+    ----------
+    y : Tensor (...)
+        Computed from w.
+    w : Tensor (n,)
+    v : Tensor (...) or None
+        Of the shape of y; None if that is ().
+    create_graph : bool
+        Whether the result is to be differentiated in turn.
+
+    Returns
+    -------
+    Tensor (n,)
+    """
     if not y.requires_grad:  # a derivative that is constant in w, as that of a linear loss
         return torch.zeros_like(w)
     (g,) = torch.autograd.grad(y, w, v, retain_graph=True, create_graph=create_graph, materialize_grads=True)

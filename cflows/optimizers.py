@@ -42,17 +42,33 @@ class _Optimizer:
         return value
 
     def learning_rate(self, t: float) -> float:
-        """η at the t-th step, t = 1 at the first (real numbers in between for flows)."""
+        """η at the t-th step, t = 1 at the first.
+
+        Parameters
+        ----------
+        t : float
+            An integer for the optimizer; flows ask for real numbers in between.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            If a schedule gives something that is not positive and finite.
+        """
         return self._check_lr(self.lr(t), f"lr({t})") if callable(self.lr) else float(self.lr)
 
 
 @dataclass(frozen=True)
 class RMSProp(_Optimizer):
-    """RMSProp (Tieleman and Hinton, 2012): ν ← β₂ν + (1-β₂)g², then w ← w - g / p with p = (√ν̂ + ε) / η.
+    """RMSProp :cite:`tieleman2012`: ν ← β₂ν + (1-β₂)g², then w ← w - g / p with p = (√ν̂ + ε) / η.
 
-    ν starts at zero, and the step uses the ν that already contains g. ε stands outside the root, as in PyTorch
-    (TensorFlow and the original lecture put it inside). With bias correction ν̂ = ν / (1-β₂ᵗ) at the t-th step, which is
-    Adam without momentum; without it ν̂ = ν, which is ``torch.optim.RMSprop`` (whose β₂ is called alpha).
+    This is equation :eq:`eq-rmsprop` with an ε. ν starts at zero, and the step uses the ν that already contains g. ε
+    stands outside the root, as in PyTorch (TensorFlow and the original lecture put it inside). With bias correction ν̂
+    = ν / (1-β₂ᵗ) at the t-th step, which is Adam :cite:`kingma2015` without momentum; without it ν̂ = ν, which is
+    ``torch.optim.RMSprop`` (whose β₂ is called alpha).
 
     Parameters
     ----------
@@ -64,6 +80,7 @@ class RMSProp(_Optimizer):
     eps : float
         ε ≥ 0. With 0, a weight whose gradient has always been exactly zero has no step size, and `simulate` says so.
     bias_correction : bool
+        Whether ν is corrected for its start at zero.
     """
 
     beta2: float
@@ -81,15 +98,46 @@ class RMSProp(_Optimizer):
             raise ValueError(f"eps is {self.eps}; it must be finite and not negative")
 
     def init(self, w: Float[Tensor, "n"]) -> Tensor:
-        """ν before the first step."""
+        """ν before the first step: zero.
+
+        Parameters
+        ----------
+        w : Tensor (n,)
+            Weights; fixes n, dtype and device.
+
+        Returns
+        -------
+        Tensor (n,), or () if there is one ν for all weights
+        """
         return torch.zeros_like(self.moment(w))
 
     def moment(self, square: Float[Tensor, "n"]) -> Tensor:
-        """What ν averages, as a linear function of the squared gradient."""
+        """What ν averages, as a linear function of the squared gradient.
+
+        Parameters
+        ----------
+        square : Tensor (n,)
+
+        Returns
+        -------
+        Tensor (n,) or (), like ν
+        """
         return square
 
     def update(self, nu: Tensor, g: Float[Tensor, "n"]) -> Tensor:
-        """ν after a step with gradient g."""
+        """ν after a step.
+
+        Parameters
+        ----------
+        nu : Tensor (n,) or ()
+            ν before it.
+        g : Tensor (n,)
+            Gradient.
+
+        Returns
+        -------
+        Tensor, like ν
+        """
         return self.beta2 * nu + (1 - self.beta2) * self.moment(g.square())
 
     @property
@@ -103,11 +151,33 @@ class RMSProp(_Optimizer):
         return 1 - self.beta2**t if self.bias_correction else 1.0
 
     def preconditioner(self, nu: Tensor, t: float) -> Tensor:
-        """p (n,) or (): inverse of the effective step size at the t-th step, whose ν is ``nu``."""
+        """p, the inverse of the effective step size.
+
+        Parameters
+        ----------
+        nu : Tensor (n,) or ()
+            ν of the step, which contains its gradient.
+        t : float
+            Number of the step.
+
+        Returns
+        -------
+        Tensor, like ν
+        """
         return ((nu / self._correction(t)).sqrt() + self.eps) / self.learning_rate(t)
 
     def dp_dnu(self, nu: Tensor, t: float) -> Tensor:
-        """∂p / ∂ν = 1 / (2 η √(ν (1-β₂ᵗ))), of the shape of ν; 0 where ν is 0, since it stays there."""
+        """∂p / ∂ν = 1 / (2 η √(ν (1-β₂ᵗ))); 0 where ν is 0, since it stays there.
+
+        Parameters
+        ----------
+        nu, t
+            As of `preconditioner`.
+
+        Returns
+        -------
+        Tensor, like ν
+        """
         slope = 1 / (2 * self.learning_rate(t) * (nu * self._correction(t)).sqrt())
         return slope.where(nu > 0, torch.zeros_like(nu))
 
@@ -116,11 +186,25 @@ class RMSProp(_Optimizer):
 class ScalarRMSProp(RMSProp):
     """RMSProp with one ν for all weights: ν ← β₂ν + (1-β₂)‖g‖², p = (√ν̂ + ε) / η · 1.
 
-    Conventions and parameters as in `RMSProp`.
+    Equation :eq:`eq-scalar`, with an ε. Conventions are those of `RMSProp`.
+
+    Parameters
+    ----------
+    lr, beta2, eps, bias_correction
+        As of `RMSProp`.
     """
 
     def moment(self, square: Float[Tensor, "n"]) -> Float[Tensor, ""]:
-        """The sum over all weights: ν averages ‖g‖²."""
+        """The sum over all weights: ν averages ‖g‖².
+
+        Parameters
+        ----------
+        square : Tensor (n,)
+
+        Returns
+        -------
+        Tensor ()
+        """
         return square.sum()
 
 
@@ -128,12 +212,15 @@ class ScalarRMSProp(RMSProp):
 class GradientDescent(_Optimizer):
     """Gradient descent, w ← w - ηg: p = 1 / η, and nothing to average (ν is a zero that stays).
 
+    Its methods take and return what those of `RMSProp` do.
+
     Parameters
     ----------
     lr : float, or callable t -> float
         Learning rate η > 0, or a schedule of it (t = 1 at the first step).
     """
 
+    #: c of the flows.
     rate = 0.0
 
     def init(self, w: Float[Tensor, "n"]) -> Float[Tensor, ""]:
@@ -157,4 +244,5 @@ class GradientDescent(_Optimizer):
         return torch.zeros_like(nu)
 
 
+#: Any of them.
 Optimizer = RMSProp | GradientDescent

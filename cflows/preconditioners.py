@@ -19,11 +19,12 @@ from .optimizers import Optimizer, RMSProp, ScalarRMSProp
 
 
 def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = None) -> xr.Dataset:
-    """Solve both convex programs at the snapshots of the central flow (chapter, "convex-program-P" and "P-hat").
+    """Solve both convex programs at the snapshots of the central flow: equations :eq:`eq-program`, :eq:`eq-first-term`.
 
     Parameters
     ----------
     f : Objective
+        That of the run.
     opt : RMSProp
         That of the run.
     tree : xarray.DataTree

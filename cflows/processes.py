@@ -1,6 +1,6 @@
 """The processes that `simulate` runs side by side: the optimizer, its midpoints, and its flows.
 
-Each holds a state, says what it sees there (`observe`), and moves on by one step (`advance`).
+Each holds a state, says what it sees there (`Process.observe`), and moves on by one step (`Process.advance`).
 """
 
 from __future__ import annotations
@@ -28,14 +28,29 @@ NEAR = 0.5  # eigenvalues above 2 - NEAR are followed at every step, and one bel
 STAGES = ((0.0, 1 / 6), (0.5, 1 / 3), (0.5, 1 / 3), (1.0, 1 / 6))
 TURNED = 0.1  # a critical eigenvector that has turned by more, as the square of a sine, is taken for a new one
 BEND = 0.05  # where the second-order part of a step of the central flow is a larger share, its steps are shortened
-STABLE_CAP = 8.0  # effective sharpness at which the stable flow, by then stiff and far away, is stopped
+#: Effective sharpness at which the stable flow, by then stiff and far away, is stopped.
+STABLE_CAP = 8.0
 
 Record = dict[str, Any]  # numbers, and lists of numbers
 Outputs = Callable[[Tensor], Tensor]  # weights (n,) -> (m,)
 
 
 class Process(ABC):
-    """State and bookkeeping that all processes share. ``t`` counts optimizer steps: the next one is the t-th."""
+    """State and bookkeeping that all processes share. ``t`` counts optimizer steps: the next one is the t-th.
+
+    Parameters
+    ----------
+    f : Objective
+    opt : Optimizer
+    eigs : int
+        Eigenvalues to look at when it is due, at least.
+    eig_every : int
+        Steps between two looks at them; 0: none.
+    eig_tol : float
+        Their residuals, relative to the largest.
+    coords : int64 Tensor (c,)
+        Weights whose squared gradient and ν are recorded.
+    """
 
     w: Tensor
     nu: Tensor
@@ -52,7 +67,7 @@ class Process(ABC):
         coords: Int[Tensor, "c"],
     ):
         self.f, self.opt, self.eigs, self.eig_tol, self.coords = f, opt, eigs, eig_tol, coords
-        self.eig_every = eig_every  # steps between looks at the eigenvalues; 0: never
+        self.eig_every = eig_every
         self.guess: Tensor | None = None  # where the next eigenvalue problem starts
         self.near = 0  # eigenvalues above 2 - NEAR when last looked at
         self.sharpest: Tensor | None = None  # where the search for the sharpness starts
@@ -87,6 +102,7 @@ class Process(ABC):
         return self.eigs if self.eig_every > 0 and i % self.eig_every == 0 else 0
 
     def p(self) -> Float[Tensor, "n"]:
+        """Diagonal of the preconditioner (n,) at the present state."""
         return self.opt.preconditioner(self.nu, self.t).expand_as(self.w)
 
     def absorb(self) -> None:  # noqa: B027
@@ -166,7 +182,15 @@ class Discrete(Process):
 
 
 class Midpoint(Process):
-    """(w_{t-1} + 2 w_t + w_{t+1}) / 4 of the optimizer, with the ν of step t; from its second step on."""
+    """Midpoints of the optimizer, (w₋ + 2w + w₊) / 4 of three steps, with the ν of the middle one; from step 1 on.
+
+    Parameters
+    ----------
+    discrete : Discrete
+        The optimizer, as it goes on.
+    **options
+        As of `Process`.
+    """
 
     def __init__(self, discrete: Discrete, **options):
         super().__init__(discrete.f, discrete.opt, **options)
@@ -251,7 +275,10 @@ class Flow(Process):
 
 
 class Stable(Flow):
-    """The stable flow, with as many substeps as its effective sharpness asks for, until that reaches `STABLE_CAP`."""
+    """The stable flow, with as many substeps as its effective sharpness asks for, until that reaches `STABLE_CAP`.
+
+    Equation :eq:`eq-stable-flow`. Its parameters are those of `Process`.
+    """
 
     stopped = False
     extra: ClassVar = (*Flow.extra, "stopped")
@@ -281,7 +308,23 @@ class Stable(Flow):
 
 
 class Central(Flow):
-    """The central flow, in as many equal steps a unit of time as asked for, or more where stability needs more."""
+    """The central flow, in as many equal steps a unit of time as asked for, or more where stability needs more.
+
+    Equation :eq:`eq-central-flow`.
+
+    Parameters
+    ----------
+    f, opt
+        As of `Process`.
+    substeps : int
+        Steps a unit of time, at least.
+    accuracy : float
+        Of what is supposed between two looks at the eigenvalues, as of `simulate`.
+    outputs : callable, Tensor (n,) -> Tensor (m,), optional
+        Functions of the weights whose averages to predict.
+    **options
+        As of `Process`.
+    """
 
     critical: flows.Critical | None = None  # as of the last look, A as far as the drift has taken it since
     modes: flows.Modes | None = None  # eigenvectors that were followed
@@ -349,7 +392,7 @@ class Central(Flow):
         return record
 
     def resolve(self) -> Float[np.ndarray, "k"]:
-        """Variances along the P-orthonormal eigenvectors of Σ, descending; sets `axes` and `factor`."""
+        """Variances along the P-orthonormal eigenvectors of Σ, descending; sets ``axes`` and ``factor``."""
         X = self.next.X
         variances, Q = np.linalg.eigh(X)
         variances, Q = variances[::-1], Q[:, ::-1].copy()
@@ -439,17 +482,31 @@ class Central(Flow):
 
 
 class Ablated(Central):
-    """The central flow without its curvature penalty: ν alone holds the eigenvalues at 2."""
+    """The central flow without its curvature penalty: ν alone holds the eigenvalues at 2. Equation :eq:`eq-ablated`."""
 
     penalised = False
 
 
 class Stationary(Flow):
-    """The stationary flow of RMSProp (chapter, "stationary-flow"): w alone, with P̄(w) and Σ̄(w) of the convex program.
+    """The stationary flow of RMSProp, equation :eq:`eq-stationary-flow`: w alone, with P̄(w) and Σ̄(w) of the program.
 
-    P̄ and ½ ∇⟨Σ̄, H⟩ change slowly. They are solved for at some steps, from where they were before, and extrapolated from
-    the last two solutions over the steps between, but never below |g| / η, which P̄ never is. How far the extrapolated
-    velocity is off at the next solution says how long the interval may be; the step that led there is not taken back.
+    P̄ and ½ ∇⟨Σ̄, H⟩ change slowly. They are solved for at some steps, from where they were before, and extrapolated
+    from the last two solutions over the steps between, but never below abs(g) / η, which P̄ never is. How far the
+    extrapolated velocity is off at the next solution says how long the interval may be; the step that led there is not
+    taken back. Over a step the flow is integrated by the classical Runge-Kutta method.
+
+    Parameters
+    ----------
+    f, opt
+        As of `Process`.
+    source : Central or None
+        Where it leaves from; None: where all start.
+    branch : int
+        Step at which it does.
+    accuracy : float
+        Relative error of the extrapolated velocity, as of `simulate`.
+    **options
+        As of `Process`.
     """
 
     penalised: ClassVar = True
@@ -466,6 +523,7 @@ class Stationary(Flow):
         return self.held(self.at(self.t)[0], self.g, self.t)
 
     def held(self, p: Float[Tensor, "n"], g: Float[Tensor, "n"], t: float) -> Float[Tensor, "n"]:
+        """p, but no less than abs(g) / η."""
         return torch.maximum(p, g.abs() / self.opt.learning_rate(t))
 
     def absorb(self) -> None:

@@ -35,7 +35,8 @@ def _check(H: ArrayLike, p: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 def effective_eigh(H: Float[np.ndarray, "n n"], p: Float[np.ndarray, "n"]):
     """Eigenvalues and right eigenvectors of the effective Hessian P⁻¹H, P = diag(p).
 
-    Solved as the symmetric problem P^{-1/2} H P^{-1/2} y = λ y with q = P^{-1/2} y.
+    Along each, equation :eq:`eq-factor`, a step of gradient descent multiplies by one minus the eigenvalue. Solved as
+    the symmetric problem P^{-1/2} H P^{-1/2} y = λ y with q = P^{-1/2} y.
 
     Parameters
     ----------
@@ -71,11 +72,11 @@ def effective_eigh(H: Float[np.ndarray, "n n"], p: Float[np.ndarray, "n"]):
 def preconditioned_gd(
     H: Float[np.ndarray, "n n"], p: Float[np.ndarray, "n"], w0: Float[np.ndarray, "n"], steps: int
 ) -> Float[np.ndarray, "steps+1 n"]:
-    """Iterates of w ← w − P⁻¹Hw, preconditioned gradient descent on ½ wᵀHw.
+    """Iterates of w ← w − P⁻¹Hw, preconditioned gradient descent on ½ wᵀHw: equation :eq:`eq-pgd`.
 
     Parameters
     ----------
-    H, p
+    H, p : array (n, n), array (n,)
         As in `effective_eigh`.
     w0 : array (n,)
         Starting point.

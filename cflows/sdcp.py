@@ -32,7 +32,7 @@ class Solution:
         Symmetric.
     residual : float
         The largest of these, for the problem as given (in the Frobenius norm):
-        -λ_min(X) / ‖X‖,  -λ_min(Y) / ‖A‖,  |⟨X, Y⟩| / (‖X‖ ‖A‖).
+        -λmin(X) / ‖X‖,  -λmin(Y) / ‖A‖,  abs⟨X, Y⟩ / (‖X‖ ‖A‖).
     converged : bool
         residual ≤ 1e-9.
     """
@@ -43,12 +43,13 @@ class Solution:
 
 
 def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: bool = True) -> Solution:
-    """Solve SDCP(A, B).
+    """Solve SDCP(A, B), which makes equation :eq:`eq-complementarity` hold at the end of a step.
 
     Closed forms where there are any (k = 1; A ⪰ 0, where X = 0; the solution of B[X] = -A, where it is ⪰ 0: every
-    critical eigenvalue stays locked), otherwise Newton's method for X = Π₊(X - Y) (Sun and Sun, 2002) or, should that
-    not converge, a primal-dual interior-point method in Nesterov-Todd scaling (Todd, Toh and Tütüncü, 1998), on the
-    problem brought to unit scale; the residual is that of the problem as given. Where B is singular X need not be
+    critical eigenvalue stays locked), otherwise Newton's method for X = Π₊(X - Y) :cite:`sun2002` or, should that not
+    converge, a primal-dual interior-point method, Mehrotra's :cite:`mehrotra1992` in the scaling of Nesterov and Todd
+    :cite:`nesterov1997`, as Todd, Toh and Tütüncü :cite:yearpar:`todd1998` have it, on the problem brought to unit
+    scale; the residual is that of the problem as given. Where B is singular X need not be
     unique, but B[X] is; if all eigenvalues stay locked the smallest X is returned, if it is ⪰ 0.
 
     Parameters
@@ -58,7 +59,11 @@ def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: boo
     B : array (k, k, k, k)
         Symmetric (B[a,b,c,d] = B[c,d,a,b] = B[b,a,c,d]) and positive semidefinite; may be singular.
     throw : bool
-        Raise if the answer misses the tolerance (otherwise see `Solution.converged`).
+        Raise if the answer misses the tolerance (otherwise see ``converged``).
+
+    Returns
+    -------
+    `Solution`
 
     Raises
     ------
@@ -91,7 +96,19 @@ def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: boo
 
 
 def kkt_residual(A: Float[np.ndarray, "k k"], B: Float[np.ndarray, "k k k k"], X: Float[np.ndarray, "k k"]) -> float:
-    """Relative violation of the optimality conditions of SDCP(A, B) by X, as `Solution.residual` states it."""
+    """Relative violation of the optimality conditions of SDCP(A, B), as ``residual`` of `Solution` states it.
+
+    Parameters
+    ----------
+    A, B : array (k, k), array (k, k, k, k)
+        As of `solve`.
+    X : array (k, k)
+        What is taken for its solution.
+
+    Returns
+    -------
+    float
+    """
     Y = A + (B.reshape(X.size, X.size) @ X.ravel()).reshape(X.shape)
     Y = (Y + Y.T) / 2
     nx, na = np.linalg.norm(X), np.linalg.norm(A)
@@ -134,7 +151,7 @@ def _candidates(A: np.ndarray, B: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _newton(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int = 12):
-    """Newton's method for X = Π₊(X - Y), Y = a + b[X], which is semismooth (Sun and Sun, 2002); it may not converge."""
+    """Newton's method for X = Π₊(X - Y), Y = a + b[X], which is semismooth :cite:`sun2002`; it may not converge."""
     k = len(a)
     x, start = np.zeros(len(b)), basis.T @ a.ravel()
     for _ in range(steps):

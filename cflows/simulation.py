@@ -29,7 +29,8 @@ from .objective import Objective
 from .optimizers import GradientDescent, Optimizer, RMSProp
 from .processes import KINDS, Central, Flow, Outputs, Process, Stationary
 
-VARIABLES = {  # what a process records at every step: its dimension besides step, and what it is
+#: What a process records at every step: its dimension besides step, and what it is.
+VARIABLES = {
     "loss": ("", "loss L at the process's weights"),
     "grad_norm_sq": ("", "squared norm of the gradient"),
     "nu_sum": ("", "sum of ν over the weights"),
@@ -87,18 +88,20 @@ def simulate(
 ) -> xr.DataTree:
     """Run an optimizer and its flows side by side.
 
-    Step i of the result is the state before the i-th step is taken; for a flow, the state at time i. A flow starts
-    from the optimizer's weights and from its ν *after* the next update, for which ν_t - ν_{t-1} = c (g_t² - ν_t).
+    Step i of the result is the state before the i-th step is taken; for a flow, the state at time i. A flow starts from
+    the optimizer's weights and from its ν *after* the next update, for which the change of ν in a step is c (g² - ν),
+    with g and ν of its end.
 
     Parameters
     ----------
     f : Objective
         Full-batch objective; its ``w0`` is the starting point and fixes dtype and device.
     opt : RMSProp, ScalarRMSProp or GradientDescent
+        The optimizer.
     steps : int
         Steps to record.
     processes : sequence of str
-        "discrete": the optimizer. "midpoint": (w_{t-1} + 2 w_t + w_{t+1}) / 4 of it, which removes oscillations of
+        "discrete": the optimizer. "midpoint": (w₋ + 2w + w₊) / 4 of three of its steps, which removes oscillations of
         period two (brings "discrete" with it). "stable": the stable flow, stopped where its effective sharpness
         reaches 8, since it is stiff by then. "central": the central flow. "ablated": the central flow without its
         curvature penalty. "stationary": the stationary flow of RMSProp, from step ``branch`` on; eps is neglected in
@@ -111,7 +114,7 @@ def simulate(
         Compute them every so many steps; 0: never (not for a flow, which needs them to choose its steps). A flow also
         does so when the top one may have grown, and the central flow, once that is above 1.5, as ``accuracy`` asks for.
     eig_tol : float
-        Their residuals, relative to the largest (`eigen.top_eigenpairs`; three times that for those below 1.5). An
+        Their residuals, relative to the largest (`top_eigenpairs`; three times that for those below 1.5). An
         eigenvalue's own error is of the order of the square.
     substeps : int
         Steps of the central flow in a unit of time, at least; more are taken where the flow bends or an eigenvalue λ is
@@ -139,8 +142,10 @@ def simulate(
     window : int
         Number of last steps that `replay` shall be able to compute again: the result holds the state they start from.
     checkpoint : path, optional
-        File that holds the state of the run; if it is there, the run goes on from it. Written every
-        ``checkpoint_every`` seconds, at the end, and whenever an error or an interruption ends the run early.
+        File that holds the state of the run; if it is there, the run goes on from it. Written from time to time, at the
+        end, and whenever an error or an interruption ends the run early.
+    checkpoint_every : float
+        Seconds between two times.
     progress : bool
         Show a progress bar (at most a line every half minute where there is no terminal).
 
@@ -218,10 +223,12 @@ def replay(f: Objective, opt: Optimizer, tree: xr.DataTree, outputs: Outputs | N
 
     Parameters
     ----------
-    f, opt, outputs
+    f, opt
         As given to `simulate`.
     tree : xarray.DataTree
         Result of `simulate` with ``window`` above 0.
+    outputs
+        As given to `simulate`.
 
     Returns
     -------

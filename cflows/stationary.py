@@ -1,14 +1,19 @@
 """The stationary preconditioner: what ν settles at if the weights stand still, as the solution of a convex program.
 
-With H and g frozen, P̄ = diag(√ν̄) / η solves (chapter, "convex-program-P")
+With H and g frozen, P̄ = diag(√ν̄) / η solves the first of these, and its multiplier Z = 2 Σ̄ / η² the second, its
+dual::
 
-    minimise   tr P + ‖g‖²_{P⁻¹} / η²                     subject to  H ⪯ 2P, P ⪰ 0 diagonal,
-    maximise   ⟨Z, H⟩ + (2/η) Σᵢ |gᵢ| √(1 - 2Zᵢᵢ)         subject to  Z ⪰ 0, Zᵢᵢ ≤ ½        (its dual; Σ̄ = η² Z / 2).
+    minimise     tr P + ‖g‖²_{P⁻¹} / η²
+    subject to   H ⪯ 2P, P ⪰ 0 diagonal,
+
+    maximise     ⟨Z, H⟩ + (2/η) Σᵢ |gᵢ| √(1 - 2Zᵢᵢ)
+    subject to   Z ⪰ 0, Zᵢᵢ ≤ ½.
 
 η = ∞ drops the second term: P̂. Whatever way a point is found, a feasible P and a feasible Z certify it: the optimum is
 between their values. A dense H goes to an interior-point method. Products with H alone suffice for the other method: Z
 has low rank, Z = ½VVᵀ, and the rows (vᵢ, √(1 - ‖vᵢ‖²)) are points on a sphere, over which the dual is maximised
-(Burer and Monteiro, 2003).
+(Burer and Monteiro :cite:yearpar:`burer2003`). Some solution has no more than √(2n) columns, as Barvinok
+:cite:yearpar:`barvinok1995` and Pataki :cite:yearpar:`pataki1998` proved.
 """
 
 from __future__ import annotations
@@ -80,6 +85,9 @@ def solve(
 ) -> Solution:
     """The stationary preconditioner P̄ of RMSProp, or P̂ for ``lr=math.inf``.
 
+    P̄ solves the program of equation :eq:`eq-program`, and so has the ν̄ of :eq:`eq-stationary`; P̂ that of
+    :eq:`eq-first-term`.
+
     Parameters
     ----------
     hessian : array (n, n), or callable Tensor (n, k) -> Tensor (n, k)
@@ -101,7 +109,7 @@ def solve(
 
     Returns
     -------
-    Solution
+    `Solution`
         Arrays of the type of ``grad``.
 
     Raises
@@ -112,6 +120,12 @@ def solve(
         If products with H are not finite.
     ConvergenceError
         If the gap was not reached; its ``solution`` is the best certified point.
+
+    Notes
+    -----
+    For a dense H the method is Mehrotra's :cite:`mehrotra1992`, in the direction of Helmberg, Rendl, Vanderbei and
+    Wolkowicz :cite:yearpar:`helmberg1996`. For products with H it is L-BFGS :cite:`liu1989` on the spheres, with a
+    search from a random vector at the end, as Kuczyński and Woźniakowski :cite:yearpar:`kuczynski1992` analyse it.
     """
     if not isinstance(grad, (Tensor, np.ndarray)):
         raise TypeError(f"grad is a {type(grad).__name__}; it must be a torch.Tensor or a numpy array")
@@ -187,9 +201,27 @@ def unconstrained(H: Array) -> Array:
 
 
 def reference(H: np.ndarray, g: np.ndarray, lr: float, **options) -> np.ndarray:
-    """p (n,) as CVXPY finds it: the program as it is written, for a few tens of weights; needs ``cvxpy``.
+    """p as CVXPY :cite:`diamond2016` finds it: equation :eq:`eq-program` as it is written, for a few tens of weights.
 
-    ``options`` go to ``cvxpy.Problem.solve``; ``cvxpy.SolverError`` if it finds nothing.
+    Parameters
+    ----------
+    H : array (n, n), symmetric
+    g : array (n,)
+    lr : float
+        η > 0, possibly infinite.
+    **options
+        For ``cvxpy.Problem.solve``.
+
+    Returns
+    -------
+    array (n,)
+
+    Raises
+    ------
+    ImportError
+        If CVXPY is not installed.
+    cvxpy.SolverError
+        If it finds nothing.
     """
     import cvxpy as cp
 
@@ -229,7 +261,7 @@ def _dense(H: Float[Tensor, "n n"], b: Float[Tensor, "n"], tol: float) -> Soluti
     """A primal-dual interior-point method with Mehrotra's predictor and corrector.
 
     With S = 2P - H and multipliers Z, y of S ⪰ 0, p ≥ 0 it follows the path ZS = μI, py = μ, 1 - b²/p² = 2 diag Z + y
-    to small μ, in the direction of Helmberg, Rendl, Vanderbei and Wolkowicz (1996).
+    to small μ, in the direction of Helmberg, Rendl, Vanderbei and Wolkowicz (`solve` cites them).
     """
     n = len(b)
     scale = max(H.abs().sum(1).max().item(), b.max().item())

@@ -22,7 +22,18 @@ NOT_COMPARED = {"displacements", "eig_residual", "gap", "products", "rank", "sec
 
 
 def reduce(run: xr.DataTree) -> xr.DataTree:
-    """A run in single precision, with all of its snapshots left out but the last, and ν if it is a preset."""
+    """A run in single precision, without what figures do not need.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        As of `experiments.run`.
+
+    Returns
+    -------
+    xarray.DataTree
+        Of its snapshots there is the last, and ν of all of them if it is a preset.
+    """
     run = run.copy(deep=True)
     experiment = experiments.read(run)
     kept = {"nu"} if experiment in experiments.PRESETS[experiment.name].values() else set()
@@ -37,7 +48,20 @@ def reduce(run: xr.DataTree) -> xr.DataTree:
 
 
 def store(path: Path, folder: Path) -> Path:
-    """Write the reduced form of a run file, or of one of solved programs, into a folder."""
+    """Write the reduced form of a run file, or of one of solved programs, into a folder.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    folder : Path
+        Where to.
+
+    Returns
+    -------
+    Path
+        File of the same name in the folder.
+    """
     files.save(folder / path.name, reduce(experiments.load(path)))
     return folder / path.name
 
