@@ -20,17 +20,18 @@
     const reach = 1.6; // half the side of the plane
     const plane = page.plot("The plane of the two weights: level lines, iterates and eigenvectors");
     const readout = page.readout();
+    const start = { ...data.controls, steps: data.steps };
+    const range = (key, low, high, step) => [Math.min(low, start[key]), Math.max(high, start[key]), step];
     const controls = page.controls({
-      lr: ["learning rate η", 0.05, 1.5, 0.005, (x) => number(x, 3)],
-      ratio: ["ratio p₂/p₁", 0.1, 3, 0.05, number],
-      steps: ["steps", 0, data.steps, 1, String],
-      top: ["curvature along u", -0.5, 4, 0.01, number],
-      low: ["curvature across u", -0.5, 4, 0.01, number],
+      lr: ["learning rate η", ...range("lr", 0.05, 1, 0.005), (x) => number(x, 3)],
+      ratio: ["ratio p₂/p₁", ...range("ratio", 0.1, 3, 0.05), number],
+      steps: ["steps", ...range("steps", 0, 0, 1), String],
+      top: ["curvature along u", ...range("top", -0.5, 4, 0.01), number],
+      low: ["curvature across u", ...range("low", -0.5, 4, 0.01), number],
       angle: ["direction of u", -90, 90, 1, (x) => `${number(x, 0)}°`],
     });
     const line = page.plot("What a step multiplies each component by, against its eigenvalue");
     const parts = page.plot("Components of the iterates along both eigenvectors, step by step");
-    const start = { ...data.controls, steps: data.steps };
     page.button("Start again", () => controls.set(start));
 
     function draw({ lr, ratio, steps, top, low, angle }) {
@@ -44,6 +45,7 @@
       const iterates = [data.w0];
       for (let i = 0; i < steps; i++) {
         const [x, y] = iterates[i];
+        if (Math.hypot(x, y) > 1000 * reach) break; // far out of sight, and soon of what SVG can say
         iterates.push([x - lr * (H[0][0] * x + off * y), y - (lr / ratio) * (off * x + H[1][1] * y)]);
       }
       const det = q1[0] * q2[1] - q1[1] * q2[0];
@@ -72,8 +74,8 @@
         ...through(q2, "q₂", colors[1]),
         { x: iterates.map((w) => w[0]), y: iterates.map((w) => w[1]), mode: "lines+markers",
           line: { color: ink.discrete, width: 0.8 },
-          marker: { color: ink.discrete, line: { width: 0 }, size: iterates.map((_, i) => (i === steps ? 11 : 5)),
-            opacity: iterates.map((_, i) => Math.max(0.25, 1 - (steps - i) / 20)) } },
+          marker: { color: ink.discrete, line: { width: 0 }, size: iterates.map((_, i) => (i === iterates.length - 1 ? 11 : 5)),
+            opacity: iterates.map((_, i) => Math.max(0.25, 1 - (iterates.length - i) / 20)) } },
       ], {
         title: "iterates",
         xaxis: { title: "w₁", range: [-reach, reach], showgrid: false, constrain: "domain" },
@@ -82,14 +84,15 @@
 
       const limit = Math.max(3, values[0] + 0.3);
       const least = Math.min(-0.3, values[1] - 0.3);
+      const dtick = limit < 8 ? 1 : undefined;
       page.draw(line, [
         { x: [least, limit], y: [1 - least, 1 - limit], mode: "lines", line: { color: ink.faint, width: 1.5 } },
         { x: values, y: values.map((x) => 1 - x), mode: "markers+text", text: ["q₁", "q₂"],
           textposition: "top right", textfont: { color: colors, size: 14 }, marker: { color: colors, size: 11 } },
       ], {
         title: "a step multiplies by 1 − λ",
-        xaxis: { title: "eigenvalue λ of P⁻¹H", range: [least, limit], dtick: 1 },
-        yaxis: { range: [1 - limit, 1 - least], dtick: 1 },
+        xaxis: { title: "eigenvalue λ of P⁻¹H", range: [least, limit], dtick },
+        yaxis: { range: [1 - limit, 1 - least], dtick },
         shapes: [
           { type: "rect", xref: "paper", x0: 0, x1: 1, y0: -1, y1: 1, fillcolor: ink.growth, opacity: 0.14, line: { width: 0 } },
           { type: "line", x0: 2, x1: 2, yref: "paper", y0: 0, y1: 1, line: { color: ink.threshold, dash: "dash", width: 1.5 } },
@@ -107,16 +110,16 @@
 
       const [l1, l2] = values;
       const said = (x) =>
-        x < 0 ? "it grows without changing sign, down a slope"
-        : x > 2 ? "it jumps across the minimum and lands further out each time"
-        : x > 1 ? "it jumps across the minimum and lands nearer each time"
-        : "it shrinks";
+        x < 0 ? "grows without changing sign, down a slope"
+        : x > 2 ? "jumps across the minimum and lands further out each time"
+        : x > 1 ? "jumps across the minimum and lands nearer each time"
+        : "shrinks";
       const apart = Math.acos(Math.min(1, Math.abs(q1[0] * highest[0] + q1[1] * highest[1]))) * (180 / Math.PI);
       readout(
-        `λ₁ = ${number(l1)} is ${l1 > 2 ? "above" : "below"} 2.`,
-        ` Along q₁ each step multiplies by ${number(1 - l1)}: ${said(l1)}. ` +
-        `λ₂ = ${number(l2)}: along q₂ by ${number(1 - l2)}: ${said(l2)}. ` +
-        (l1 > 0 ? `λ₁ is 2 at η = ${number((2 * lr) / l1, 3)}. ` : "") +
+        `λ₁ = ${number(l1, Math.abs(l1 - 2) < 0.01 ? 4 : 2)} is ${l1 > 2 ? "above" : "below"} 2.`,
+        ` Along q₁ a step multiplies by ${number(1 - l1)}: that component ${said(l1)}. ` +
+        `Along q₂, λ₂ = ${number(l2)}, it multiplies by ${number(1 - l2)}: that component ${said(l2)}. ` +
+        (l1 > 0 ? `At η = ${number((2 * lr) / l1, 3)}, λ₁ is 2. ` : "") +
         `q₁ is ${number(apart, 0)}° from the direction in which the loss is most curved.`,
       );
     }
@@ -128,11 +131,11 @@
 
   function training(page, data) {
     const around = 30; // steps to each side in the window of the oscillation
+    const controls = page.controls({ step: ["step", 0, data.steps - 1, 1, String] });
     const loss = page.plot("Training loss of RMSProp and the average that the central flow predicts, with the step marked");
     const spectrum = page.plot("Largest eigenvalues of the effective Hessian at this step, against 2");
     const waves = page.plot("Displacement of RMSProp from the central flow, along the directions in which it oscillates");
     const scales = page.plot("ν of RMSProp against ν of the central flow, at the recorded weights");
-    const controls = page.controls({ step: ["step", 0, data.steps - 1, 1, String] });
     const readout = page.readout();
     if (!matchMedia("(prefers-reduced-motion: reduce)").matches) player();
 
@@ -169,7 +172,7 @@
       const nearest = (look) => Math.abs(data.looks[look] - step);
       const look = data.looks.reduce((best, _, i) => (nearest(i) < nearest(best) ? i : best), 0);
       const steps = (xs) => xs.map((_, i) => i);
-      const cursor = { type: "line", x0: step, x1: step, yref: "paper", y0: 0, y1: 1, line: { color: ink.threshold, width: 1.5 } };
+      const cursor = { type: "line", layer: "below", x0: step, x1: step, yref: "paper", y0: 0, y1: 1, line: { color: ink.threshold, width: 1.5 } };
 
       page.draw(loss, [
         { x: steps(data.loss), y: data.loss, mode: "lines", line: { color: ink.average, width: 4 }, name: "RMSProp" },
@@ -184,14 +187,14 @@
 
       const index = steps(data.eigenvalues[look]).map((i) => i + 1);
       page.draw(spectrum, [
+        { x: [0, index.length + 1], y: [2, 2], mode: "lines", line: { color: ink.threshold, dash: "dash", width: 1.5 } },
         { x: index, y: data.flow_eigenvalues[look], mode: "markers",
           marker: { symbol: "line-ew", size: 26, line: { color: ink.central, width: 2.5 } } },
         { x: index, y: data.eigenvalues[look], mode: "markers", marker: { color: data.palette, size: 11 } },
       ], {
         title: "eigenvalues: ● RMSProp, ▬ flow",
-        xaxis: { title: "from the largest down", range: [0.4, index.length + 0.6], dtick: 1 },
+        xaxis: { title: "largest first", range: [0.4, index.length + 0.6], dtick: 1 },
         yaxis: { range: ranges.eigenvalues },
-        shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: 2, y1: 2, layer: "below", line: { color: ink.threshold, dash: "dash", width: 1.5 } }],
       });
 
       const [from, to] = [Math.max(0, step - around), Math.min(data.steps, step + around + 1)];
@@ -208,13 +211,14 @@
         shapes: [cursor],
       });
 
+      const powers = { exponentformat: "power", tickfont: { size: 10 } };
       page.draw(scales, [
         { x: ranges.nu.map((x) => 10 ** x), y: ranges.nu.map((x) => 10 ** x), mode: "lines", line: { color: ink.threshold, width: 1.2 } },
         { x: data.flow_nu[look], y: data.nu[look], mode: "markers", marker: { color: ink.discrete, size: 8 } },
       ], {
         title: `ν at ${data.weights.length} weights`,
-        xaxis: { title: "central flow", type: "log", range: ranges.nu, dtick: 2 },
-        yaxis: { title: "RMSProp", type: "log", range: ranges.nu, dtick: 1 },
+        xaxis: { title: "central flow", type: "log", range: ranges.nu, dtick: 2, ...powers },
+        yaxis: { title: "RMSProp", type: "log", range: ranges.nu, dtick: 1, ...powers },
       });
 
       const oscillating = data.deviations.filter((values) => values[step]).length;
@@ -287,7 +291,7 @@
     function draw(plot, traces, { title, xaxis, yaxis, ...rest }) {
       const { text, grid } = ink();
       const axis = ({ title = "", ...options }) =>
-        ({ title: { text: title, standoff: 4 }, gridcolor: grid, zeroline: false, automargin: true, exponentformat: "power", ...options });
+        ({ title: { text: title, standoff: 4 }, gridcolor: grid, zeroline: false, automargin: true, ...options });
       return Plotly.react(plot, traces.map((trace) => ({ hoverinfo: "skip", ...trace })), {
         title: { text: title, x: 0, xref: "paper", font: { size: 13 }, y: 1, yref: "container", yanchor: "top", pad: { t: 6 } },
         margin: { l: 40, r: 10, t: 30, b: 36 },

@@ -13,6 +13,7 @@ from importlib import resources
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from . import figures
@@ -21,7 +22,7 @@ from .quadratic import effective_eigh, preconditioned_gd
 PLOTLY = "../../_static/plotly.min.js"  # as seen from a chapter's page
 
 
-def quadratic(H: ArrayLike, p: ArrayLike, w0: ArrayLike, steps: int = 60):
+def quadratic(H: Float[np.ndarray, "2 2"], p: Float[np.ndarray, "2"], w0: Float[np.ndarray, "2"], steps: int = 60):
     """An explorer of preconditioned gradient descent on ½ wᵀHw, with two weights.
 
     The reader changes η, the eigenvalues of H, the angle of its top eigenvector to the first axis, and p₂/p₁, where
@@ -44,22 +45,21 @@ def quadratic(H: ArrayLike, p: ArrayLike, w0: ArrayLike, steps: int = 60):
         If there are not two weights, or as `cflows.quadratic.preconditioned_gd`.
     """
     data = quadratic_data(H, p, w0, steps)
-    iterates = preconditioned_gd(np.asarray(H), np.asarray(p), np.asarray(w0), steps)
-    radius = np.sqrt(np.linspace(0.02, 1.6, 8))[:, None]
-    turn = np.linspace(0, 2 * np.pi, 60)
     values, vectors = np.linalg.eigh(H)
-    circle = np.stack([np.cos(turn), np.sin(turn)]) / np.sqrt(np.maximum(values, 0.1))[:, None]
-    levels = [(*(r * (vectors @ circle)), "threshold") for r in radius]
-    curves = [*levels, (*iterates.T, "discrete")]
+    turn = np.linspace(0, 2 * np.pi, 60)
+    ellipse = vectors @ (np.array([np.cos(turn), np.sin(turn)]) / np.sqrt(np.maximum(values, 0.1))[:, None])
+    curves = [(*(size * ellipse), "threshold") for size in np.linspace(0.15, 1.25, 7)]
+    curves.append((*preconditioned_gd(H, p, w0, steps).T, "discrete"))
     return _html("quadratic", data, curves, (-4.8, 4.8, -1.6, 1.6), "Move the learning rate and the curvatures")
 
 
-def quadratic_data(H: ArrayLike, p: ArrayLike, w0: ArrayLike, steps: int) -> dict:
+def quadratic_data(
+    H: Float[np.ndarray, "2 2"], p: Float[np.ndarray, "2"], w0: Float[np.ndarray, "2"], steps: int
+) -> dict:
     """What the explorer begins with: positions of its sliders, angles in degrees."""
-    H, p = np.asarray(H), np.asarray(p)
     effective_eigh(H, p)  # for its checks
-    if H.shape != (2, 2):
-        raise ValueError(f"H has shape {H.shape}; the explorer draws two weights, pass (2, 2)")
+    if np.shape(H) != (2, 2):
+        raise ValueError(f"H has shape {np.shape(H)}; the explorer draws two weights, pass (2, 2)")
     (low, top), vectors = np.linalg.eigh(H)
     x, y = vectors[:, 1] * (1 if vectors[0, 1] >= 0 else -1)
     controls = {"lr": 1 / p[0], "top": top, "low": low, "angle": np.degrees(np.arctan2(y, x)), "ratio": p[1] / p[0]}
@@ -79,20 +79,18 @@ def training(run: xr.DataTree):
     IPython.display.HTML
     """
     data = training_data(run)
-    curves = [
-        (data["looks"], np.array(column, dtype=float), figures.EIGENVALUES[j])
-        for j, column in reversed(list(enumerate(zip(*data["eigenvalues"], strict=True))))
-    ]
-    curves.append(([0, data["steps"] - 1], [2, 2], "threshold"))
-    return _html("training", data, curves, (0, data["steps"] - 1, 0, 2.8), "Move through training, step by step")
+    columns = np.array(data["eigenvalues"], dtype=float).T
+    curves = [(data["looks"], column, color) for column, color in zip(columns, figures.EIGENVALUES, strict=False)]
+    curves.append(([0, data["steps"]], [2, 2], "threshold"))
+    return _html("training", data, curves, (0, data["steps"], 0, 2.8), "Move through training, step by step")
 
 
 def training_data(run: xr.DataTree) -> dict:
     """What the scrubber draws, rounded to what can be seen; None where the run has no number.
 
-    ``loss`` and ``predicted`` have a number for each step, ``displacements`` and ``deviations`` one for each direction in
-    which the run oscillates and step. At the steps ``looks``, those at which eigenvalues at the midpoints were looked
-    at, there are ``eigenvalues`` and ``flow_eigenvalues`` (between the flow's own looks, interpolated), and ``nu`` and
+    ``loss`` and ``predicted`` have a number for each step, ``displacements`` and ``deviations`` as many for each
+    direction in which the run oscillates. At ``looks``, the steps at which eigenvalues at the midpoints were looked at,
+    there are ``eigenvalues`` and ``flow_eigenvalues`` (between the flow's own looks, interpolated), and ``nu`` and
     ``flow_nu`` for each of ``weights``. ``start`` is the step of the largest displacement.
     """
     count = len(figures.EIGENVALUES)  # of colors to tell eigenvalues, or directions, apart
