@@ -21,6 +21,7 @@ import papermill
 import scorecard
 import torch
 import yaml
+from plotly.offline import get_plotlyjs
 
 from cflows import experiments
 
@@ -40,6 +41,11 @@ def ship_mathjax() -> None:
         elif (source / name).exists():
             target.mkdir(parents=True, exist_ok=True)
             shutil.copy(source / name, target / name)
+
+
+def ship_plotly() -> None:
+    """Put Plotly's script there, too; a page loads it when its reader asks for an interactive figure."""
+    (STATIC / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
 
 
 def compute(experiment: experiments.Experiment) -> None:
@@ -96,8 +102,8 @@ def check_site() -> list[str]:
     for page, text in texts.items():
         if 'class="output traceback' in text or "Traceback (most recent call last)" in text:
             wrong.append(f"{page}: shows a traceback")
-        for tag in re.findall(r"<(?:script|img|video|source|iframe|link)\b[^>]*>", text):
-            for url in re.findall(r'(?:src|href|poster)="([^"]+)"', tag):
+        for tag in re.findall(r"<(?:script|img|video|source|iframe|link|div)\b[^>]*>", text):
+            for url in re.findall(r'(?:src|href|poster|data-plotly)="([^"]+)"', tag):
                 if re.match(r"(https?:)?//", url) and 'rel="canonical"' not in tag:
                     wrong.append(f"{page}: loads {url} from another host")
                 elif (
@@ -129,6 +135,7 @@ def main() -> int:
             old.unlink()
     os.environ["CFLOWS_MEDIA"] = str(STATIC / "media")
     ship_mathjax()
+    ship_plotly()
     notebooks = sorted((ROOT / "notebooks").glob("*.md"))
     for stale in set(EXECUTED.glob("*.ipynb")) - {EXECUTED / f"{n.stem}.ipynb" for n in notebooks}:
         stale.unlink()
