@@ -3,6 +3,7 @@
 The tests are skipped where no site was built or no Chromium is; with CFLOWS_PAGES=required they fail there.
 """
 
+import contextlib
 import functools
 import http.server
 import os
@@ -61,10 +62,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
     def copyfile(self, source, outputfile):
-        try:
+        with contextlib.suppress(ConnectionError):  # a video whose rest the browser does not want
             super().copyfile(source, outputfile)
-        except ConnectionError:  # a video whose rest the browser does not want
-            pass
 
 
 class Visit:
@@ -72,9 +71,7 @@ class Visit:
 
     def __init__(self, browser, folder: Path, name: str, theme: str = "light", viewport=WIDE):
         self.folder, self.name, self.wrong, self.loaded = folder, name, [], {}
-        self.server = http.server.ThreadingHTTPServer(
-            ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
-        )
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.home = f"http://127.0.0.1:{self.server.server_port}/"
         self.context = browser.new_context(viewport=viewport)
@@ -86,8 +83,8 @@ class Visit:
         self.page.on("requestfailed", lambda r: self.wrong.append(f"not loaded: {r.url} {r.failure}"))
 
     def __enter__(self):
-        self.page.goto(f"{self.home}{self.name}.html", wait_until="networkidle")
-        self.page.evaluate("async () => { await window.MathJax?.startup?.promise; await document.fonts.ready }")
+        self.page.goto(f"{self.home}{self.name}.html")
+        self.page.evaluate(SETTLE)
         return self
 
     def __exit__(self, *_):
@@ -108,8 +105,6 @@ class Visit:
 
     def look(self) -> list[str]:
         """What can be seen to be wrong before anything is asked for."""
-        self.page.evaluate("for (const i of document.images) i.loading = 'eager'")
-        self.page.wait_for_load_state("networkidle")
         wrong = [*self.wrong, *self.page.evaluate(LOOK)]
         if (total := sum(self.loaded.values())) > PAGE_BYTES:
             heavy = sorted(self.loaded.items(), key=lambda item: -item[1])[:6]
@@ -146,7 +141,7 @@ class Visit:
             if (button := figure.query_selector("button")) and button.is_visible():
                 button.click()
             slider = figure.wait_for_selector("input[type=range]", timeout=15_000)
-            self.page.wait_for_load_state("networkidle")
+            self.page.wait_for_timeout(300)
             before = figure.inner_text()
             slider.focus()
             for _ in range(3):
@@ -174,6 +169,12 @@ def places(target: Path) -> frozenset[str]:
     return frozenset(re.findall(r'\b(?:id|name)="([^"]+)"', target.read_text()))
 
 
+# All that comes by itself is there, pictures below the window, too.
+SETTLE = """async () => {
+  await window.MathJax?.startup?.promise
+  for (const image of document.images) image.loading = 'eager'
+  await Promise.all([document.fonts.ready, ...[...document.images].map(i => i.decode().catch(() => 0))])
+}"""
 # Raw TeX, failed formulas, images without a description, a page wider than its window.
 LOOK = r"""() => {
   const wrong = []
@@ -240,7 +241,7 @@ def test_a_bad_page_would_be_found(browser, tmp_path):
     (tmp_path / "big.js").write_text(" " * PAGE_BYTES)
     (tmp_path / "page.html").write_text(
         """<!doctype html><html lang="en"><title>Bad</title><script src="big.js"></script><main>
-        <p style="width: 2000px; color: #bbb; background: #fff">A formula $x^2$ and <span class="math">\\(y\\)</span></p>
+        <p style="width: 2000px; color: #bbb; background: #fff">A formula $x^2$, <span class="math">\\(y\\)</span></p>
         <a href="page.html#nowhere">a</a> <a href="none.html">b</a> <img src="none.png">
         <video preload="auto" src="none.mp4"></video>
         <div data-interactive><button>load</button><input type="range" aria-label="x"></div>
