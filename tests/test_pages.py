@@ -225,7 +225,7 @@ def test_a_page_fits_and_is_accessible(browser, site, name, theme):
     with Visit(browser, site, name, theme) as visit:
         assert visit.axe() == []
         visit.page.set_viewport_size(PHONE)
-        visit.page.wait_for_timeout(200)
+        visit.page.wait_for_timeout(500)  # the theme looks what scrolls
         assert visit.page.evaluate(LOOK) == []
         assert visit.axe() == []
         assert visit.wrong == []

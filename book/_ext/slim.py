@@ -9,6 +9,7 @@ import tinycss2
 from fontTools import subset
 
 NAMES = re.compile(r"\.((?:[\w-]|\\.)+)")
+ASIDE = re.compile(r":not\([^)]*\)|\[[^]]*\]")
 ICONS = re.compile(r"<script[^>]*scripts/fontawesome\.js[^>]*></script>\s*")  # 1.5 MB; the icons come from its fonts
 
 
@@ -20,7 +21,7 @@ def purge(rules: list, used: set[str]) -> str:
             selectors = tinycss2.serialize(rule.prelude)
             wanted = [
                 s for s in re.split(r",(?![^(\[]*[)\]])", selectors)
-                if {n.replace("\\", "") for n in NAMES.findall(re.sub(r":not\([^)]*\)", "", s))} <= used
+                if {n.replace("\\", "") for n in NAMES.findall(ASIDE.sub("", s))} <= used
             ]  # fmt: skip
             if wanted:
                 kept.append(f"{','.join(wanted)}{{{tinycss2.serialize(rule.content)}}}")

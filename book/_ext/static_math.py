@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 
 import mathjax
@@ -70,6 +71,16 @@ def block(self, node):
     raise nodes.SkipNode
 
 
+def keep_together(app, doctree, docname):
+    """No line begins with the comma that follows a formula."""
+    for formula in list(doctree.findall(nodes.math)):
+        parent, i = formula.parent, formula.parent.index(formula)
+        after = next(iter(parent[i + 1 : i + 2]), None)
+        if isinstance(after, nodes.Text) and (mark := re.match(r"[-–,.;:!?)’]+", after)):
+            both = nodes.inline("", "", formula, nodes.Text(mark[0]), classes=["together"])
+            parent[i : i + 2] = [both, nodes.Text(after[mark.end() :])]
+
+
 def write_style(app, exception):
     """The style sheet, and the fonts beside it; `slim` takes out what no page needs."""
     folder = Path(app.outdir) / "_static/mathjax"
@@ -86,5 +97,6 @@ def write_style(app, exception):
 def setup(app):
     app.add_html_math_renderer("static", (inline, None), (block, None))
     app.add_css_file("mathjax/mathjax.css")
+    app.connect("doctree-resolved", keep_together)
     app.connect("build-finished", write_style, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": False}
