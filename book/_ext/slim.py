@@ -11,6 +11,7 @@ from fontTools import subset
 NAMES = re.compile(r"\.((?:[\w-]|\\.)+)")
 ASIDE = re.compile(r":not\([^)]*\)|\[[^]]*\]")
 ICONS = re.compile(r"<script[^>]*scripts/fontawesome\.js[^>]*></script>\s*")  # 1.5 MB; the icons come from its fonts
+ROLES = re.compile(r' role="(doc-biblioentry|list(?=" class="citation-list))"')  # a list without items, an item of none
 
 
 def purge(rules: list, used: set[str]) -> str:
@@ -52,7 +53,7 @@ def slim(app, exception):
         return
     site = Path(app.outdir)
     for page in site.rglob("*.html"):
-        page.write_text(ICONS.sub("", page.read_text()))
+        page.write_text(ROLES.sub("", ICONS.sub("", page.read_text())))
     for unused in {*site.rglob("*.map"), *site.rglob("*.woff2"), *site.glob("_static/scripts/fontawesome.js*")}:
         unused.unlink()
     texts = [file.read_text() for kind in ("html", "js") for file in site.rglob(f"*.{kind}")]
