@@ -14,7 +14,6 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import jupytext
-import mathjax
 import measurements
 import nbformat
 import papermill
@@ -27,24 +26,10 @@ from cflows import experiments
 
 ROOT = Path(__file__).resolve().parents[1]
 STATIC, EXECUTED, SITE = ROOT / "book/_static", ROOT / "book/executed", ROOT / "book/_build/html"
-MATHJAX = ("tex-mml-chtml.js", "output/chtml", "input/tex", "input/mml", "ui", "a11y")
-
-
-def ship_mathjax() -> None:
-    """Put MathJax among the static files, so that a page needs no other host."""
-    source, target = Path(next(iter(mathjax.__path__))) / "static/mathjax/es5", STATIC / "mathjax"
-    if target.exists():
-        return
-    for name in MATHJAX:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, target / name)
-        elif (source / name).exists():
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source / name, target / name)
 
 
 def ship_plotly() -> None:
-    """Put Plotly's script there, too; a page loads it when its reader asks for an interactive figure."""
+    """Put Plotly's script among the static files; a page loads it when its reader asks for an interactive figure."""
     (STATIC / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
 
 
@@ -134,7 +119,6 @@ def main() -> int:
         for old in [*Path(os.environ["CFLOWS_CACHE"], "runs").glob("*.nc"), *(ROOT / ".cache").glob("*.stamp")]:
             old.unlink()
     os.environ["CFLOWS_MEDIA"] = str(STATIC / "media")
-    ship_mathjax()
     ship_plotly()
     notebooks = sorted((ROOT / "notebooks").glob("*.md"))
     for stale in set(EXECUTED.glob("*.ipynb")) - {EXECUTED / f"{n.stem}.ipynb" for n in notebooks}:

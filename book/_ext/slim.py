@@ -1,0 +1,79 @@
+"""A page loads what it uses: what no page of the site needs is taken out of style sheets and fonts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import tinycss2
+from fontTools import subset
+
+NAMES = re.compile(r"\.((?:[\w-]|\\.)+)")
+ASIDE = re.compile(r":not\([^)]*\)|\[[^]]*\]")
+ICONS = re.compile(r"<script[^>]*scripts/fontawesome\.js[^>]*></script>\s*")  # 1.5 MB; the icons come from its fonts
+ROLES = re.compile(r' role="(doc-biblioentry|list(?=" class="citation-list))"')  # a list without items, an item of none
+
+
+def purge(rules: list, used: set[str]) -> str:
+    """The rules of a style sheet whose selectors name used classes only."""
+    kept = []
+    for rule in rules:
+        if rule.type == "qualified-rule":
+            selectors = tinycss2.serialize(rule.prelude)
+            wanted = [
+                s for s in re.split(r",(?![^(\[]*[)\]])", selectors)
+                if {n.replace("\\", "") for n in NAMES.findall(ASIDE.sub("", s))} <= used
+            ]  # fmt: skip
+            if wanted:
+                kept.append(f"{','.join(wanted)}{{{tinycss2.serialize(rule.content)}}}")
+        elif rule.type == "at-rule" and rule.at_keyword in ("media", "supports", "layer") and rule.content:
+            inside = purge(tinycss2.parse_rule_list(rule.content, True, True), used)
+            if inside:
+                kept.append(f"@{rule.at_keyword}{tinycss2.serialize(rule.prelude)}{{{inside}}}")
+        else:
+            kept.append(rule.serialize())
+    return "".join(kept)
+
+
+def shrink(font: Path, characters: set[int]) -> None:
+    """Keep some characters of a font."""
+    options = subset.Options(
+        flavor=font.suffix[1:] if font.suffix == ".woff" else None, layout_features=[], hinting=False
+    )
+    options.drop_tables += ["FFTM"]
+    program = subset.load_font(font, options)
+    subsetter = subset.Subsetter(options)
+    subsetter.populate(unicodes=characters)
+    subsetter.subset(program)
+    subset.save_font(program, font, options)
+
+
+def slim(app, exception):
+    if exception or app.builder.format != "html":
+        return
+    site = Path(app.outdir)
+    for page in site.rglob("*.html"):
+        page.write_text(ROLES.sub("", ICONS.sub("", page.read_text())))
+    for unused in {*site.rglob("*.map"), *site.rglob("*.woff2"), *site.glob("_static/scripts/fontawesome.js*")}:
+        unused.unlink()
+    texts = [file.read_text() for kind in ("html", "js") for file in site.rglob(f"*.{kind}")]
+    used = set(re.findall(r"[\w-]+", " ".join(texts)))
+    characters: set[int] = set()
+    for sheet in site.rglob("*.css"):
+        text = re.sub(
+            r'url\([^)]*\.woff2\) format\("woff2"\),', "", sheet.read_text()
+        )  # without brotli: the other format
+        style = purge(tinycss2.parse_stylesheet(text, True, True), used)
+        sheet.write_text(style)
+        characters |= {int(code, 16) for code in re.findall(r'"\\([0-9a-fA-F]{1,6}) ?"', style)}
+        characters |= {ord(c) for text in re.findall(r'(?:content|--fa): ?"([^"\\]+)"', style) for c in text}
+    for font in {*site.rglob("*.woff"), *site.rglob("*.ttf")} - {*site.rglob("*_Zero.woff")}:
+        shrink(font, characters)
+    for figure in site.glob("_images/*.svg"):  # coordinates of curves, in points
+        text = re.sub(r' d="[^"]*"', lambda d: re.sub(r"(\.\d\d)\d+", r"\1", d[0]), figure.read_text())
+        figure.write_text(text)
+
+
+def setup(app):
+    app.connect("build-finished", slim, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,258 @@
+"""Every page of the built site, in a browser: wide and on a phone, light and dark.
+
+The tests are skipped where no site was built or no Chromium is; with CFLOWS_PAGES=required they fail there.
+"""
+
+import contextlib
+import functools
+import http.server
+import os
+import re
+import shutil
+import threading
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import pytest
+import yaml
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).parents[1]
+SITE = ROOT / "book/_build/html"
+PAGE_BYTES, SITE_BYTES, VIDEO_BYTES = 1_200_000, 40_000_000, 500_000
+WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 375, "height": 720}
+
+
+def listed(entry) -> list[str]:
+    """The pages that a table of contents names."""
+    if isinstance(entry, list):
+        return [name for item in entry for name in listed(item)]
+    here = [entry[key] for key in ("root", "file") if key in entry]
+    return here + [n for key in ("parts", "chapters", "sections") for n in listed(entry.get(key, []))]
+
+
+PAGES = [*listed(yaml.safe_load((ROOT / "_toc.yml").read_text())), "genindex", "search"]
+
+
+def missing(why: str):
+    (pytest.fail if os.environ.get("CFLOWS_PAGES") == "required" else pytest.skip)(why)
+
+
+@pytest.fixture(scope="session")
+def site():
+    if not (SITE / "index.html").exists():
+        missing("no site was built: make book")
+    return SITE
+
+
+@pytest.fixture(scope="session")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    if not (program := next(filter(None, map(shutil.which, names)), None)):
+        missing("no Chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-quic"])
+        yield browser
+        browser.close()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def copyfile(self, source, outputfile):
+        with contextlib.suppress(ConnectionError):  # a video whose rest the browser does not want
+            super().copyfile(source, outputfile)
+
+
+class Visit:
+    """A page of a folder, opened in a browser of its own cookies; what it said and what it loaded."""
+
+    def __init__(self, browser, folder: Path, name: str, theme: str = "light", viewport=WIDE):
+        self.folder, self.name, self.wrong, self.loaded = folder, name, [], {}
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.home = f"http://127.0.0.1:{self.server.server_port}/"
+        self.context = browser.new_context(viewport=viewport)
+        self.context.add_init_script(f"for (const k of ['mode', 'theme']) localStorage.setItem(k, '{theme}')")
+        self.page = self.context.new_page()
+        self.page.on("console", self.heard)
+        self.page.on("pageerror", lambda error: self.wrong.append(f"script: {error}"))
+        self.page.on("request", self.asked)
+        self.page.on("requestfailed", lambda r: self.wrong.append(f"not loaded: {r.url} {r.failure}"))
+
+    def __enter__(self):
+        self.page.goto(f"{self.home}{self.name}.html")
+        self.page.evaluate(SETTLE)
+        return self
+
+    def __exit__(self, *_):
+        self.context.close()
+        self.server.shutdown()
+        self.server.server_close()
+
+    def heard(self, message):
+        if message.type in ("error", "warning"):
+            self.wrong.append(f"console: {message.text}")
+
+    def asked(self, request):
+        if request.url.startswith(self.home):
+            file = self.folder / unquote(urlsplit(request.url).path[1:])
+            self.loaded[request.url] = file.stat().st_size if file.exists() else 0
+        elif not request.url.startswith(("data:", "blob:")):
+            self.wrong.append(f"loads {request.url} from another host")
+
+    def look(self) -> list[str]:
+        """What can be seen to be wrong before anything is asked for."""
+        wrong = [*self.wrong, *self.page.evaluate(LOOK)]
+        if (total := sum(self.loaded.values())) > PAGE_BYTES:
+            heavy = sorted(self.loaded.items(), key=lambda item: -item[1])[:6]
+            wrong.append(f"loads {total:,} bytes, most of it " + ", ".join(f"{u} {n:,}" for u, n in heavy))
+        wrong += [f"loads {url} unasked" for url in self.loaded if url.endswith(".mp4")]
+        return wrong
+
+    def links(self) -> list[str]:
+        """Links within the site that lead nowhere."""
+        wrong = []
+        for link in set(self.page.evaluate("[...document.querySelectorAll('a[href]')].map(a => a.href)")):
+            url, anchor = urldefrag(link)
+            if not url.startswith(self.home):
+                continue
+            target = self.folder / unquote(urlsplit(url).path[1:] or "index.html")
+            if not target.is_file():
+                wrong.append(f"links to {link}, which does not exist")
+            elif anchor and target.suffix == ".html" and unquote(anchor) not in places(target):
+                wrong.append(f"links to {link}, which has no such place")
+        return wrong
+
+    def play(self) -> list[str]:
+        """Videos that do not play when asked to."""
+        return [
+            f"video {i} does not play: {error}"
+            for i, video in enumerate(self.page.query_selector_all("video"))
+            if (error := video.evaluate(PLAY))
+        ]
+
+    def interact(self) -> list[str]:
+        """Interactive figures whose text does not follow their slider."""
+        wrong = []
+        for i, figure in enumerate(self.page.query_selector_all("[data-interactive]")):
+            if (button := figure.query_selector("button")) and button.is_visible():
+                button.click()
+            slider = figure.wait_for_selector("input[type=range]", timeout=15_000)
+            self.page.wait_for_timeout(300)
+            before = figure.inner_text()
+            slider.focus()
+            for _ in range(3):
+                slider.press("ArrowLeft")
+            for _ in range(8):
+                slider.press("ArrowRight")
+            self.page.wait_for_timeout(300)
+            if figure.inner_text() == before:
+                wrong.append(f"interactive figure {i} does not react")
+        return [*wrong, *self.wrong]
+
+    def axe(self) -> list[str]:
+        """Serious and critical violations that axe-core finds."""
+        found = Axe().run(self.page, options={"resultTypes": ["violations"]}).response["violations"]
+        return [
+            f"{v['id']}: {v['help']}: {node['html'][:160]} {(node.get('failureSummary') or '')[:300]}"
+            for v in found
+            if v["impact"] in ("serious", "critical")
+            for node in v["nodes"]
+        ]
+
+
+@functools.cache
+def places(target: Path) -> frozenset[str]:
+    return frozenset(re.findall(r'\b(?:id|name)="([^"]+)"', target.read_text()))
+
+
+# All that comes by itself is there, pictures below the window, too.
+SETTLE = """async () => {
+  await window.MathJax?.startup?.promise
+  for (const image of document.images) image.loading = 'eager'
+  await Promise.all([document.fonts.ready, ...[...document.images].map(i => i.decode().catch(() => 0))])
+}"""
+# Raw TeX, failed formulas, images without a description, a page wider than its window.
+LOOK = r"""() => {
+  const wrong = []
+  for (const math of document.querySelectorAll('.math, .amsmath'))
+    if (!math.querySelector('mjx-container, .katex, math') && !math.closest('mjx-container, .katex, math'))
+      wrong.push('not typeset: ' + math.textContent.slice(0, 80))
+  for (const error of document.querySelectorAll('mjx-merror, merror, [data-mjx-error], .katex-error'))
+    wrong.push('failed formula: ' + error.textContent)
+  const walker = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT)
+  while (walker.nextNode()) {
+    const text = walker.currentNode.data
+    if (/\\[([]|\\begin\{|\\[a-zA-Z]{2,}|\$[^$\s][^$]*\$/.test(text)
+        && !walker.currentNode.parentElement.closest('pre, code, script, style, annotation'))
+      wrong.push('raw TeX: ' + text.trim().slice(0, 80))
+  }
+  for (const image of document.images) {
+    if (!image.alt.trim()) wrong.push('no description: ' + image.src)
+    if (!image.naturalWidth) wrong.push('no picture: ' + image.src)
+  }
+  const {scrollWidth, clientWidth} = document.documentElement
+  if (scrollWidth > clientWidth) {
+    const wide = [...document.body.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > clientWidth + 1)
+    wrong.push(`${scrollWidth} px wide: ` + wide.slice(0, 4).map(e => e.outerHTML.slice(0, 90)).join(' | '))
+  }
+  return wrong
+}"""
+PLAY = """async video => {
+  try { await video.play() } catch (error) { return String(error) }
+  for (let i = 0; i < 100 && video.currentTime < 0.1; i++) await new Promise(done => setTimeout(done, 50))
+  const reached = video.currentTime
+  video.pause()
+  return reached < 0.1 ? 'stays at ' + reached : ''
+}"""
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_whole(browser, site, name):
+    with Visit(browser, site, name) as visit:
+        assert visit.look() == []
+        assert visit.links() == []
+        assert visit.play() == []
+        assert visit.interact() == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_fits_and_is_accessible(browser, site, name, theme):
+    with Visit(browser, site, name, theme) as visit:
+        assert visit.axe() == []
+        visit.page.set_viewport_size(PHONE)
+        visit.page.wait_for_timeout(500)  # the theme looks what scrolls
+        assert visit.page.evaluate(LOOK) == []
+        assert visit.axe() == []
+        assert visit.wrong == []
+
+
+def test_sizes(site):
+    sizes = {path: path.stat().st_size for path in site.rglob("*") if path.is_file()}
+    assert sum(sizes.values()) <= SITE_BYTES
+    assert [path for path, size in sizes.items() if path.suffix == ".mp4" and size > VIDEO_BYTES] == []
+
+
+def test_a_bad_page_would_be_found(browser, tmp_path):
+    (tmp_path / "big.js").write_text(" " * PAGE_BYTES)
+    (tmp_path / "page.html").write_text(
+        """<!doctype html><html lang="en"><title>Bad</title><script src="big.js"></script><main>
+        <p style="width: 2000px; color: #bbb; background: #fff">A formula $x^2$, <span class="math">\\(y\\)</span></p>
+        <a href="page.html#nowhere">a</a> <a href="none.html">b</a> <img src="none.png">
+        <video preload="auto" src="none.mp4"></video>
+        <div data-interactive><button>load</button><input type="range" aria-label="x"></div>
+        <script src="https://cdn.invalid/x.js"></script><script>console.warn("hm"); nothing.here</script></main>"""
+    )
+    with Visit(browser, tmp_path, "page") as visit:
+        seen = "\n".join(visit.look())
+        for what in ("raw TeX", "not typeset", "no description", "no picture", "px wide", "bytes", "unasked",
+                     "another host", "console: hm", "script: ", "not loaded"):  # fmt: skip
+            assert what in seen
+        assert len(visit.links()) == 2
+        assert len(visit.play()) == 1
+        assert "interactive figure 0 does not react" in visit.interact()
+        assert "color-contrast" in "\n".join(visit.axe())
