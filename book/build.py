@@ -94,7 +94,8 @@ def execute(notebook: Path, preset: str) -> None:
     parameters = {} if preset == "laptop" else {"preset": preset}
     papermill.execute_notebook(clean, done, parameters=parameters, progress_bar=False, cwd=ROOT, kernel_name="python3")
     executed = nbformat.read(done, as_version=4)
-    executed.metadata["cflows"] = json.loads(executed.cells.pop().outputs[0]["text"])
+    (answer,) = (o["text"] for o in executed.cells.pop().outputs if o.get("name") == "stdout")
+    executed.metadata["cflows"] = json.loads(answer)
     nbformat.write(executed, done)
     shutil.move(done, target)
     stamp_file.write_text(stamp)

@@ -22,7 +22,7 @@ CHAPTERS = sorted((ROOT / "notebooks").glob("*.md"))
 # Each package that is there already is a constraint: pip adds what is missing, or says why it can't be.
 INSTALL = """\
 # Where cflows is missing, as in Colab: install it, and leave each package that is already there as it is.
-import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -151,8 +151,8 @@ def markdown(text: str, known: dict[str, tuple[str, str]], site: str) -> str:
 
     text = re.sub(r"^\([\w-]+\)=\n", "", text, flags=re.M)
     text = DIRECTIVE.sub(directive, text)
-    text = re.sub(r"\{(?P<kind>[a-z][\w:-]*)\}`(?P<content>[^`]+)`", role, text)
-    return re.sub(r"(?<!!)\[([^\]\[]+)\]\(([^)\s]+)\)", to_page, text).strip()
+    text = re.sub(r"(?<!!)\[([^\]\[]+)\]\(([^)\s]+)\)", to_page, text)
+    return re.sub(r"\{(?P<kind>[a-z][\w:-]*)\}`(?P<content>[^`]+)`", role, text).strip()
 
 
 def clean(path: Path, home: Home, source: str = "") -> nbformat.NotebookNode:

@@ -1,4 +1,4 @@
-"""From each chapter to running code: Colab, Binder, the notebook without outputs, the data of the runs that it shows."""
+"""From each chapter to running code: Colab, Binder, the notebook without outputs, data of the runs that it shows."""
 
 from __future__ import annotations
 

@@ -67,16 +67,16 @@ def page(notebooks: Sequence[Path]) -> str:
             "(status)=",
             "# Status",
             "",
-            "Each chapter is a notebook that was executed from its first cell to its last. The time that it took does not "
-            "include that of its runs, which were computed before.",
+            "Each chapter is a notebook that was executed from its first cell to its last. The time that it took does "
+            "not include that of its runs, which were computed before.",
             "",
             *table(["chapter", "executed (UTC)", "took", "on", "runs"], chapters),
             *(f"{number} {machine}.\n" for machine, number in machines.items()),
             "",
             "## Runs",
             "",
-            "Where and when what the chapters show was computed, as each file says. [Run it yourself](run-it-yourself) tells "
-            "how the present code is held against them.",
+            "Where and when what the chapters show was computed, as each file says. [Run it yourself](run-it-yourself) "
+            "tells how the present code is held against them.",
             "",
             *table(["file", "what", "computed (UTC)", "took", "on", "size"], runs),
         ]
