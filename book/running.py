@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 import clean
+from sphinx.errors import ExtensionError
 
 from cflows import experiments, stored
 
@@ -48,10 +49,21 @@ def _links(app, pagename, templatename, context, doctree):
                 button["url"] = notebook
 
 
+def _check_numbers(env) -> None:
+    """Equations and figures have the numbers in the notebooks that they have on the pages."""
+    for label, (page, name) in clean.labels().items():
+        document, _, anchor = page.partition(".html#")
+        kinds = env.toc_fignumbers.get(document, {}).values()
+        numbers = [".".join(map(str, kind[anchor])) for kind in kinds if anchor in kind]
+        if name and name.strip("()").removeprefix("Fig. ") not in numbers:
+            raise ExtensionError(f"{label} is {name} in the notebooks, and {' or '.join(numbers)} on {document}")
+
+
 def _ship(app, exception):
     """Put the clean notebooks and the runs beside the pages."""
     if exception or app.builder.format != "html":
         return
+    _check_numbers(app.env)
     clean.write(Path(app.outdir, "notebooks"))
     folder = Path(app.outdir, "runs")
     shutil.rmtree(folder, ignore_errors=True)
