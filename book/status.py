@@ -30,23 +30,33 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [*lines, "</table></div>", "```", ""]
 
 
+def number(machines: list[str], machine: str) -> str:
+    """Where a machine stands in the list under a table, to which it is added."""
+    if machine not in machines:
+        machines.append(machine)
+    return f"({machines.index(machine) + 1})"
+
+
+def notes(machines: list[str]) -> list[str]:
+    return [f"({i}) {machine}.\n" for i, machine in enumerate(machines, 1)]
+
+
 def page(notebooks: Sequence[Path]) -> str:
-    chapters, machines, names = [], {}, []
+    """The status page, in MyST."""
+    chapters, processors, names = [], [], []
     for path in notebooks:
-        notebook, record = nbformat.read(path, as_version=4), running.record(path)
-        machine = f"{record['hardware']}; {', '.join(' '.join(item) for item in record['versions'].items())}"
-        ran = notebook.metadata["papermill"]
+        ran, record = nbformat.read(path, as_version=4).metadata["papermill"], running.record(path)
+        versions = ", ".join(" ".join(item) for item in record["versions"].items())
         chapters.append(
             [
                 f'<a href="{path.stem}.html">{escape(scorecard.title(path))}</a>',
                 day(ran["start_time"]),
                 duration(ran["duration"]),
-                machines.setdefault(machine, f"({len(machines) + 1})"),
-                str(len(record["runs"])),
+                number(processors, f"{record['hardware']}; {versions}"),
             ]
         )
         names += [name for name in record["runs"] if name not in names]
-    runs = []
+    runs, machines = [], []
     for name in names:
         file = running.place(name)
         tree = experiments.load(file)
@@ -58,7 +68,7 @@ def page(notebooks: Sequence[Path]) -> str:
                 f"{kind}{e.optimizer}, η = {e.lr:g}, {e.steps} steps",
                 day(a["date"]),
                 duration(a["seconds"]),
-                escape(f"{a['hardware']}; torch {a['torch']}"),
+                number(machines, f"{a['hardware']}; cflows {a['cflows']}, torch {a['torch']}"),
                 f"{file.stat().st_size / 1e6:.1f} MB",
             ]
         )
@@ -70,15 +80,15 @@ def page(notebooks: Sequence[Path]) -> str:
             "Each chapter is a notebook that was executed from its first cell to its last. The time that it took does "
             "not include that of its runs, which were computed before.",
             "",
-            *table(["chapter", "executed (UTC)", "took", "on", "runs"], chapters),
-            *(f"{number} {machine}.\n" for machine, number in machines.items()),
-            "",
+            *table(["chapter", "executed (UTC)", "took", "on"], chapters),
+            *notes(processors),
             "## Runs",
             "",
             "Where and when what the chapters show was computed, as each file says. [Run it yourself](run-it-yourself) "
             "tells how the present code is held against them.",
             "",
             *table(["file", "what", "computed (UTC)", "took", "on", "size"], runs),
+            *notes(machines),
         ]
     )
 
