@@ -81,11 +81,11 @@ def write(notebooks: Sequence[Path], folder: Path, preset: str) -> list[dict]:
     """Write `scorecard.json` and `scorecard.md` into a folder; returns the rows."""
     rows = collect(notebooks)
     (folder / "scorecard.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    titles = {path.stem: title(path) for path in notebooks}
+    titles = {path.stem: _title(path) for path in notebooks}
     (folder / "scorecard.md").write_text(page(rows, titles, preset))
     return rows
 
 
-def title(notebook: Path) -> str:
+def _title(notebook: Path) -> str:
     lines = "\n".join(c.source for c in nbformat.read(notebook, as_version=4).cells if c.cell_type == "markdown")
     return next(line[2:] for line in lines.splitlines() if line.startswith("# "))

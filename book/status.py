@@ -49,7 +49,7 @@ def page(notebooks: Sequence[Path]) -> str:
         versions = ", ".join(" ".join(item) for item in record["versions"].items())
         chapters.append(
             [
-                f'<a href="{path.stem}.html">{escape(scorecard.title(path))}</a>',
+                f'<a href="{path.stem}.html">{escape(scorecard._title(path))}</a>',
                 day(ran["start_time"]),
                 duration(ran["duration"]),
                 number(processors, f"{record['hardware']}; {versions}"),
