@@ -1,18 +1,22 @@
-# make book    build the book into book/_build/html; with FRESH=1, from nothing but the code
-# make test    run every test
-# make bench   measure: benchmarks/results/*.json, which the book shows (some hours; BENCH="sdcp flow" for some of it)
+# make book         build the book into book/_build/html; with FRESH=1, from nothing but the code
+# make test         run every test
+# make notebooks    run what Colab opens in a fresh environment; with NEWEST=1, with the newest packages
+# make bench        measure: benchmarks/results/*.json, which the book shows (some hours; BENCH="sdcp flow" for some of it)
 PYTHON ?= python3
 PRESET ?= laptop
 BENCH ?= stationary network scale sdcp growth flow
 BIN := .venv/bin
 
-.PHONY: book test bench lint format clean
+.PHONY: book test notebooks bench lint format clean
 
 book: .venv/installed
 	$(BIN)/python book/build.py --preset $(PRESET) $(if $(FRESH),--fresh)
 
 test: lint
 	$(BIN)/python -m pytest -n auto
+
+notebooks: .venv/installed
+	$(BIN)/python tests/fresh_notebooks.py $(if $(NEWEST),--newest)
 
 bench: .venv/installed
 	mkdir -p benchmarks/results

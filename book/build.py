@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import re
@@ -18,6 +19,7 @@ import measurements
 import nbformat
 import papermill
 import scorecard
+import status
 import torch
 import yaml
 from plotly.offline import get_plotlyjs
@@ -26,6 +28,17 @@ from cflows import experiments
 
 ROOT = Path(__file__).resolve().parents[1]
 STATIC, EXECUTED, SITE = ROOT / "book/_static", ROOT / "book/executed", ROOT / "book/_build/html"
+# Asked of each notebook's kernel when all else is done; the answer becomes the notebook's metadata.
+RECORD = """\
+import json, platform
+from importlib.metadata import version
+from cflows import experiments
+versions = {name: version(name) for name in ("cflows", "torch", "numpy", "scipy", "xarray", "matplotlib")}
+print(json.dumps({
+    "runs": sorted(experiments.asked),
+    "hardware": experiments.hardware(),
+    "versions": {"Python": platform.python_version(), **versions},
+}))"""
 
 
 def ship_plotly() -> None:
@@ -66,10 +79,15 @@ def execute(notebook: Path, preset: str) -> None:
     content = jupytext.read(notebook)
     for i, cell in enumerate(content.cells):
         cell["id"] = f"cell-{i}"  # jupytext makes random ones
+    content.cells.append(nbformat.v4.new_code_cell(RECORD, id="record"))
     nbformat.write(content, clean)
     started = time.monotonic()
     parameters = {} if preset == "laptop" else {"preset": preset}
     papermill.execute_notebook(clean, done, parameters=parameters, progress_bar=False, cwd=ROOT, kernel_name="python3")
+    executed = nbformat.read(done, as_version=4)
+    (answer,) = (o["text"] for o in executed.cells.pop().outputs if o.get("name") == "stdout")
+    executed.metadata["cflows"] = json.loads(answer)
+    nbformat.write(executed, done)
     shutil.move(done, target)
     stamp_file.write_text(stamp)
     print(f"{notebook.stem}: {time.monotonic() - started:.0f} s")
@@ -129,6 +147,7 @@ def main() -> int:
         list(pool.map(compute, runs(preset)))
         list(pool.map(execute, notebooks, [preset] * len(notebooks)))
     rows = scorecard.write([EXECUTED / f"{n.stem}.ipynb" for n in notebooks], EXECUTED, preset)
+    status.write([EXECUTED / f"{n.stem}.ipynb" for n in notebooks], EXECUTED)
     measurements.write(ROOT / "benchmarks/results", EXECUTED)
     surprises = scorecard.surprises(rows)
     print("\n".join([f"{sum(row['holds'] for row in rows)} of {len(rows)} claims hold", *surprises]))

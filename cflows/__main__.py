@@ -74,6 +74,8 @@ def store(files: Annotated[list[Path], tyro.conf.Positional], folder: Path = Pat
     """
     for file in files:
         print(stored.store(file, folder))
+    if folder.resolve() == Path(__file__).parents[1] / "runs":
+        stored.register()
 
 
 def verify(files: Annotated[list[Path], tyro.conf.Positional], device: str = "auto") -> None:

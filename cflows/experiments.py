@@ -6,9 +6,11 @@ import json
 import os
 import platform
 import time
+import warnings
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
+from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -181,8 +183,7 @@ def objective(experiment: Experiment, device: str | torch.device = "auto") -> Ob
     -------
     Objective
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device(device)
     images, labels = data.cifar10(experiment.per_class, experiment.classes, experiment.size)
     targets = F.one_hot(labels, len(experiment.classes)).to(images.dtype)
     with torch.random.fork_rng(devices=[]):
@@ -212,6 +213,8 @@ def optimizer(experiment: Experiment) -> optimizers.Optimizer:
 def run(name: str, preset: Preset = "laptop", device: str | torch.device = "auto", **changes) -> xr.DataTree:
     """The result of an experiment: from the cache, or computed and put there.
 
+    Those that come with the repository are found in it (`stored`), or fetched from the address in the variable
+    CFLOWS_URL of the environment.
     A run is one NetCDF file, named by the digest of its configuration, its data and `ALGORITHM`. An interrupted run
     leaves a checkpoint beside the place of its file, and goes on from there when it is asked for again.
 
@@ -336,7 +339,7 @@ def _provenance(experiment: Experiment, f: Objective) -> dict:
         "data": data_digest(experiment),
         "algorithm": ALGORITHM,
         "cflows": version("cflows"),
-        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "hardware": hardware(device),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -409,9 +412,30 @@ def stored() -> Path | None:
     return Path(folder) if folder else None
 
 
+def registry() -> dict[str, str]:
+    """SHA-256 of each run file that comes with the repository, by its name, as `cflows.stored.register` lists them."""
+    lines = resources.files("cflows._data").joinpath("runs.txt").read_text().splitlines()
+    return dict(line.split() for line in lines)  # type: ignore[misc]
+
+
+asked: set[str] = set()
+"""Names of the files that were asked for since the program began."""
+
+
 def _find(name: str) -> Path | None:
+    """Where a file is: in the cache, in the repository, or fetched into the cache from CFLOWS_URL."""
+    asked.add(name)
     folders = [folder for folder in (cache(), stored()) if folder]
-    return next((folder / name for folder in folders if (folder / name).exists()), None)
+    if found := next((folder / name for folder in folders if (folder / name).exists()), None):
+        return found
+    url, digest = os.environ.get("CFLOWS_URL"), registry().get(name)
+    if not (url and digest):
+        return None
+    try:
+        return Path(pooch.retrieve(f"{url}/{name}", digest, name, cache(), progressbar=False))
+    except (OSError, ValueError) as error:  # no network, no such file, or another one than was stored
+        warnings.warn(f"{url}/{name} could not be had ({error}); it is computed instead", stacklevel=3)
+        return None
 
 
 def path_of(experiment: Experiment) -> Path:
@@ -489,10 +513,19 @@ def data_digest(experiment: Experiment) -> str:
     return data.digest(*data.cifar10(experiment.per_class, classes, size), *data.cifar10(1, classes, size, "test"))
 
 
-def _processor() -> str:
+def hardware(device: str | torch.device = "auto") -> str:
+    """The name of the processor that computes on a device ("auto": a GPU if there is one)."""
+    device = _device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _device(device: str | torch.device) -> torch.device:
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)

@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pooch
 import xarray as xr
 
 from . import experiments, files, preconditioners, simulation
@@ -64,6 +65,12 @@ def store(path: Path, folder: Path) -> Path:
     """
     files.save(folder / path.name, reduce(experiments.load(path)))
     return folder / path.name
+
+
+def register() -> None:
+    """List the runs of the repository, with their SHA-256, in the package, which then can fetch them from anywhere."""
+    root = Path(__file__).parents[1]
+    pooch.make_registry(str(root / "runs"), str(root / "cflows/_data/runs.txt"), recursive=False)
 
 
 def verify(path: Path, device: str = "auto") -> list[str]:

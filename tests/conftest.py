@@ -14,6 +14,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CFLOWS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CFLOWS_STORED", "")
     monkeypatch.delenv("CFLOWS_DATA", raising=False)
+    monkeypatch.delenv("CFLOWS_URL", raising=False)
     return tmp_path / "cache"
 
 

@@ -54,8 +54,19 @@ def test_a_notebook_can_be_parametrised_and_is_in_the_book(notebook):
 def test_the_address_of_the_repository_has_one_home():
     url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
     assert url.startswith("https://")
-    for path in [*(ROOT / "notebooks").glob("*"), *(ROOT / "book").glob("*.md"), *(ROOT / "cflows").glob("*.py")]:
-        assert url not in path.read_text(), path
+    texts = (
+        "notebooks/*.md",
+        "book/*.md",
+        "book/**/*.py",
+        "cflows/*.py",
+        "tests/*.py",
+        "*.yml",
+        ".github/*/*.yml",
+        "*.toml",
+    )
+    for path in (path for pattern in texts for path in ROOT.glob(pattern)):
+        if path.name != "_config.yml":
+            assert url.removeprefix("https://") not in path.read_text(), path
 
 
 # Numbers in the text that are not results: sizes and settings that the code fixes, or facts from the literature.

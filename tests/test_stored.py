@@ -1,5 +1,9 @@
 """Runs of the repository, and how it is found out that one of them is wrong."""
 
+import threading
+from functools import partial
+from hashlib import sha256
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +50,56 @@ def test_what_is_stored_is_found_and_reproduced(run, monkeypatch, capsys):
     monkeypatch.undo()
     assert main(["verify", str(run)]) == 0
     assert stored.verify(experiments.programs_of(run)) == []
+
+
+@pytest.fixture
+def served(run, monkeypatch):
+    """The small run and its programs, on the web alone, where the package knows of them."""
+    monkeypatch.setenv("CFLOWS_STORED", "")
+    digests = {path.name: sha256(path.read_bytes()).hexdigest() for path in run.parent.iterdir()}
+    monkeypatch.setattr(experiments, "registry", lambda: digests)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=run.parent)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("CFLOWS_URL", f"http://127.0.0.1:{server.server_port}")
+        yield run
+        server.shutdown()
+
+
+def test_what_is_on_the_web_is_fetched_once(served, cache, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments, "simulate", None)
+        patch.setattr(experiments.preconditioners, "along", None)
+        experiments.solve_programs(experiments.get("rmsprop-resnet", "ci", **SMALL))
+        experiments.run("rmsprop-resnet", "ci", **SMALL)
+        names = {served.name, experiments.programs_of(served).name}
+        assert {p.name for p in (cache / "runs").iterdir()} == names <= experiments.asked
+        patch.delenv("CFLOWS_URL")
+        experiments.run("rmsprop-resnet", "ci", **SMALL)
+
+
+@pytest.mark.parametrize("harm", [lambda p: p.write_bytes(b"other"), lambda p: p.unlink()], ids=["other", "missing"])
+def test_what_is_on_the_web_but_not_what_was_stored_is_computed(served, cache, monkeypatch, harm):
+    def simulate(*arguments, **options):
+        raise RuntimeError("computing")
+
+    monkeypatch.setattr(experiments, "simulate", simulate)
+    harm(served)
+    with (
+        pytest.warns(UserWarning, match="could not be had .* it is computed instead"),
+        pytest.raises(RuntimeError, match="computing"),
+    ):
+        experiments.run("rmsprop-resnet", "ci", **SMALL)
+    assert not list((cache / "runs").glob("*"))
+
+
+def test_what_the_repository_does_not_have_is_not_sought_on_the_web(monkeypatch):
+    monkeypatch.setenv("CFLOWS_URL", "http://127.0.0.1:1")
+    assert experiments._find("another.nc") is None
+
+
+def test_the_package_knows_the_runs_of_the_repository():
+    found = {path.name: sha256(path.read_bytes()).hexdigest() for path in RUNS}
+    assert experiments.registry() == found, "`cflows store` lists them; so does cflows.stored.register()"
 
 
 def test_a_changed_file_is_found_out(run):

@@ -1,0 +1,98 @@
+"""The status page: when and on what each notebook ran and each run was computed, as they themselves say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from html import escape
+from pathlib import Path
+
+import nbformat
+import running
+import scorecard
+
+from cflows import experiments
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def day(date: str) -> str:
+    return f"{datetime.fromisoformat(date):%Y-%m-%d %H:%M}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """An HTML table, whose cells are HTML."""
+    lines = ["```{raw} html", '<div class="scorecard-wrap" tabindex="0"><table class="status">']
+    for tag, cells in [("th", head), *(("td", row) for row in rows)]:
+        lines.append("<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>")
+    return [*lines, "</table></div>", "```", ""]
+
+
+def number(machines: list[str], machine: str) -> str:
+    """Where a machine stands in the list under a table, to which it is added."""
+    if machine not in machines:
+        machines.append(machine)
+    return f"({machines.index(machine) + 1})"
+
+
+def notes(machines: list[str]) -> list[str]:
+    return [f"({i}) {machine}.\n" for i, machine in enumerate(machines, 1)]
+
+
+def page(notebooks: Sequence[Path]) -> str:
+    """The status page, in MyST."""
+    chapters, processors, names = [], [], []
+    for path in notebooks:
+        ran, record = nbformat.read(path, as_version=4).metadata["papermill"], running.record(path)
+        versions = ", ".join(" ".join(item) for item in record["versions"].items())
+        chapters.append(
+            [
+                f'<a href="{path.stem}.html">{escape(scorecard._title(path))}</a>',
+                day(ran["start_time"]),
+                duration(ran["duration"]),
+                number(processors, f"{record['hardware']}; {versions}"),
+            ]
+        )
+        names += [name for name in record["runs"] if name not in names]
+    runs, machines = [], []
+    for name in names:
+        file = running.place(name)
+        tree = experiments.load(file)
+        e, a = experiments.read(tree), tree.attrs
+        kind = "programs of " if name.endswith(".programs.nc") else ""
+        runs.append(
+            [
+                f'<a href="../../runs/{name}" download>{escape(name)}</a>',
+                f"{kind}{e.optimizer}, η = {e.lr:g}, {e.steps} steps",
+                day(a["date"]),
+                duration(a["seconds"]),
+                number(machines, f"{a['hardware']}; cflows {a['cflows']}, torch {a['torch']}"),
+                f"{file.stat().st_size / 1e6:.1f} MB",
+            ]
+        )
+    return "\n".join(
+        [
+            "(status)=",
+            "# Status",
+            "",
+            "Each chapter is a notebook that was executed from its first cell to its last. The time that it took does "
+            "not include that of its runs, which were computed before.",
+            "",
+            *table(["chapter", "executed (UTC)", "took", "on"], chapters),
+            *notes(processors),
+            "## Runs",
+            "",
+            "Where and when what the chapters show was computed, as each file says. [Run it yourself](run-it-yourself) "
+            "tells how the present code is held against them.",
+            "",
+            *table(["file", "what", "computed (UTC)", "took", "on", "size"], runs),
+            *notes(machines),
+        ]
+    )
+
+
+def write(notebooks: Sequence[Path], folder: Path) -> None:
+    """Write `status.md` into a folder, from executed notebooks."""
+    (folder / "status.md").write_text(page(notebooks))
