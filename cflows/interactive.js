@@ -3,6 +3,8 @@
   const number = (x, digits = 2) => x.toFixed(digits).replace("-", "−");
   const small = (x) => x.toPrecision(2).replaceAll("-", "−").replace(/e(.*)/, " · 10^$1");
 
+  const mark = (color) => `<span style="color:${color}">━</span>`;
+
   // ---- Two weights: preconditioned gradient descent on ½ wᵀHw with P = diag(1, p₂/p₁)/η ----
 
   /** Eigenvalues of P⁻¹H, the larger first, and its right eigenvectors of length 1, from P^-½ H P^-½. */
@@ -26,8 +28,8 @@
       lr: ["learning rate η", ...range("lr", 0.05, 1, 0.005), (x) => number(x, 3)],
       ratio: ["ratio p₂/p₁", ...range("ratio", 0.1, 3, 0.05), number],
       steps: ["steps", ...range("steps", 0, 0, 1), String],
-      top: ["curvature along u", ...range("top", -0.5, 4, 0.01), number],
-      low: ["curvature across u", ...range("low", -0.5, 4, 0.01), number],
+      top: ["H along u", ...range("top", -0.5, 4, 0.01), number],
+      low: ["H across u", ...range("low", -0.5, 4, 0.01), number],
       angle: ["direction of u", -90, 90, 1, (x) => `${number(x, 0)}°`],
     });
     const line = page.plot("What a step multiplies each component by, against its eigenvalue");
@@ -35,7 +37,7 @@
     page.button("Start again", () => controls.set(start));
 
     function draw({ lr, ratio, steps, top, low, angle }) {
-      const ink = page.ink();
+      const { ink } = page;
       const [c, s] = [Math.cos((angle * Math.PI) / 180), Math.sin((angle * Math.PI) / 180)];
       const off = (top - low) * c * s;
       const H = [[top * c * c + low * s * s, off], [off, top * s * s + low * c * c]];
@@ -168,7 +170,7 @@
     }
 
     function draw({ step }) {
-      const ink = page.ink();
+      const { ink } = page;
       const nearest = (look) => Math.abs(data.looks[look] - step);
       const look = data.looks.reduce((best, _, i) => (nearest(i) < nearest(best) ? i : best), 0);
       const steps = (xs) => xs.map((_, i) => i);
@@ -179,7 +181,7 @@
         { x: steps(data.loss), y: data.predicted, mode: "lines", line: { color: ink.central, width: 1.3 }, name: "flow" },
         { x: [step], y: [data.predicted[step]], mode: "markers", marker: { color: ink.central, size: 9 } },
       ], {
-        title: `loss: ${ink.mark("average", "━")} RMSProp, ${ink.mark("central", "━")} predicted`,
+        title: `loss: ${mark(ink.average)} RMSProp, ${mark(ink.central)} predicted`,
         xaxis: { title: "step", range: [0, data.steps - 1] },
         yaxis: { type: "log", dtick: 1 },
         shapes: [cursor],
@@ -197,13 +199,14 @@
         yaxis: { range: ranges.eigenvalues },
       });
 
+      const hue = (j) => data.palette[(2 * j) % data.palette.length]; // neighbours would be hard to tell apart
       const [from, to] = [Math.max(0, step - around), Math.min(data.steps, step + around + 1)];
       const window = Array.from({ length: to - from }, (_, i) => from + i);
       page.draw(waves, data.displacements.flatMap((values, j) => [
         ...[-1, 1].map((side) => ({ x: window, y: window.map((i) => side * data.deviations[j][i] || null),
-          mode: "lines", line: { color: data.palette[j], dash: "dash", width: 1.2 } })),
+          mode: "lines", line: { color: hue(j), dash: "dash", width: 1.2 } })),
         { x: window, y: window.map((i) => values[i]), mode: "lines+markers",
-          line: { color: data.palette[j], width: 1 }, marker: { color: data.palette[j], size: 4 } },
+          line: { color: hue(j), width: 1 }, marker: { color: hue(j), size: 4 } },
       ]), {
         title: "displacement (dashed: predicted)",
         xaxis: { title: "step", range: [step - around, step + around] },
@@ -245,9 +248,10 @@
     return parent.appendChild(made);
   }
 
-  /** What a figure is made of: plots, sliders, a readout; drawn again when a slider or the theme changes. */
+  /** What a figure is made of: plots, sliders, a readout; drawn again when a slider moves. */
   function pageOf(root, data) {
     const panels = element(root, "div", { className: "panels" });
+    const ink = { ...data.colors, text: "#222222", grid: "#dcdcdc", faint: "#767676" }; // on white; a filter makes them dark
     let box, redraw;
 
     function controls(options) {
@@ -276,26 +280,17 @@
       const ondraw = (draw) => {
         let frame;
         redraw = () => { frame ??= requestAnimationFrame(() => { frame = undefined; draw(get()); }); };
-        new MutationObserver(redraw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
       };
       return { get, set, ondraw };
     }
 
-    function ink() {
-      const dark = document.documentElement.dataset.theme === "dark";
-      const shades = dark ? { text: "#e6e6e6", grid: "#3c434c", faint: "#a0a0a0" } : { text: "#222222", grid: "#dcdcdc", faint: "#767676" };
-      const colors = { ...data.colors, ...(dark && { central: "#f2f2f2" }), ...shades };
-      return { ...colors, mark: (name, text) => `<span style="color:${colors[name]}">${text}</span>` };
-    }
-
     function draw(plot, traces, { title, xaxis, yaxis, ...rest }) {
-      const { text, grid } = ink();
       const axis = ({ title = "", ...options }) =>
-        ({ title: { text: title, standoff: 4 }, gridcolor: grid, zeroline: false, automargin: true, ...options });
+        ({ title: { text: title, standoff: 4 }, gridcolor: ink.grid, zeroline: false, automargin: true, ...options });
       return Plotly.react(plot, traces.map((trace) => ({ hoverinfo: "skip", ...trace })), {
         title: { text: title, x: 0, xref: "paper", font: { size: 13 }, y: 1, yref: "container", yanchor: "top", pad: { t: 6 } },
         margin: { l: 40, r: 10, t: 30, b: 36 },
-        font: { color: text, size: 11.5, family: getComputedStyle(root).fontFamily },
+        font: { color: ink.text, size: 11.5, family: getComputedStyle(root).fontFamily },
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, dragmode: false,
         xaxis: axis(xaxis), yaxis: axis(yaxis), ...rest,
       }, { staticPlot: true, responsive: true });
