@@ -37,7 +37,7 @@
     page.button("Start again", () => controls.set(start));
 
     function draw({ lr, ratio, steps, top, low, angle }) {
-      const { ink } = page;
+      const { ink, threshold } = page;
       const [c, s] = [Math.cos((angle * Math.PI) / 180), Math.sin((angle * Math.PI) / 180)];
       const off = (top - low) * c * s;
       const H = [[top * c * c + low * s * s, off], [off, top * s * s + low * c * c]];
@@ -71,17 +71,19 @@
       page.draw(plane, [
         { type: "contour", x: grid, y: grid, z: height, showscale: false, line: { color: ink.grid, width: 1 },
           contours: { coloring: "none", start: -largest, end: largest, size: largest / 16 } },
-        ...through(highest.map((x) => -x), "u", ink.faint, "dot"),
+        ...through(highest.map((x) => -x), "top of H", ink.faint, "dot"),
         ...through(q1, "q₁", colors[0]),
         ...through(q2, "q₂", colors[1]),
         { x: iterates.map((w) => w[0]), y: iterates.map((w) => w[1]), mode: "lines+markers",
           line: { color: ink.discrete, width: 0.8 },
-          marker: { color: ink.discrete, line: { width: 0 }, size: iterates.map((_, i) => (i === iterates.length - 1 ? 11 : 5)),
+          marker: { color: ink.discrete, line: { width: 0 },
+            size: iterates.map((_, i) => (i === iterates.length - 1 ? 11 : 5)),
             opacity: iterates.map((_, i) => Math.max(0.25, 1 - (iterates.length - i) / 20)) } },
       ], {
         title: "iterates",
         xaxis: { title: "w₁", range: [-reach, reach], showgrid: false, constrain: "domain" },
-        yaxis: { title: "w₂", range: [-reach, reach], showgrid: false, scaleanchor: "x", constrain: "domain", constraintoward: "top" },
+        yaxis: { title: "w₂", range: [-reach, reach], showgrid: false, scaleanchor: "x", constrain: "domain",
+          constraintoward: "top" },
       });
 
       const limit = Math.max(3, values[0] + 0.3);
@@ -96,8 +98,9 @@
         xaxis: { title: "eigenvalue λ of P⁻¹H", range: [least, limit], dtick },
         yaxis: { range: [1 - limit, 1 - least], dtick },
         shapes: [
-          { type: "rect", xref: "paper", x0: 0, x1: 1, y0: -1, y1: 1, fillcolor: ink.growth, opacity: 0.14, line: { width: 0 } },
-          { type: "line", x0: 2, x1: 2, yref: "paper", y0: 0, y1: 1, line: { color: ink.threshold, dash: "dash", width: 1.5 } },
+          { type: "rect", xref: "paper", x0: 0, x1: 1, y0: -1, y1: 1, fillcolor: ink.growth, opacity: 0.14,
+            line: { width: 0 } },
+          { type: "line", x0: 2, x1: 2, yref: "paper", y0: 0, y1: 1, line: threshold },
         ],
         annotations: [{ xref: "paper", x: 0.02, y: -1, yanchor: "bottom", text: "shrinks", showarrow: false },
           { x: 2, yref: "paper", y: 1, xanchor: "left", yanchor: "top", text: "λ = 2", showarrow: false }],
@@ -134,9 +137,9 @@
   function training(page, data) {
     const around = 30; // steps to each side in the window of the oscillation
     const controls = page.controls({ step: ["step", 0, data.steps - 1, 1, String] });
-    const loss = page.plot("Training loss of RMSProp and the average that the central flow predicts, with the step marked");
+    const loss = page.plot("Training loss of RMSProp, and what the central flow predicts, with the step marked");
     const spectrum = page.plot("Largest eigenvalues of the effective Hessian at this step, against 2");
-    const waves = page.plot("Displacement of RMSProp from the central flow, along the directions in which it oscillates");
+    const waves = page.plot("Displacement of RMSProp from the central flow along the directions of oscillation");
     const scales = page.plot("ν of RMSProp against ν of the central flow, at the recorded weights");
     const readout = page.readout();
     if (!matchMedia("(prefers-reduced-motion: reduce)").matches) player();
@@ -170,15 +173,16 @@
     }
 
     function draw({ step }) {
-      const { ink } = page;
+      const { ink, threshold } = page;
       const nearest = (look) => Math.abs(data.looks[look] - step);
       const look = data.looks.reduce((best, _, i) => (nearest(i) < nearest(best) ? i : best), 0);
       const steps = (xs) => xs.map((_, i) => i);
-      const cursor = { type: "line", layer: "below", x0: step, x1: step, yref: "paper", y0: 0, y1: 1, line: { color: ink.threshold, width: 1.5 } };
+      const cursor = { type: "line", layer: "below", x0: step, x1: step, yref: "paper", y0: 0, y1: 1,
+        line: { color: ink.threshold, width: 1.5 } };
 
       page.draw(loss, [
-        { x: steps(data.loss), y: data.loss, mode: "lines", line: { color: ink.average, width: 4 }, name: "RMSProp" },
-        { x: steps(data.loss), y: data.predicted, mode: "lines", line: { color: ink.central, width: 1.3 }, name: "flow" },
+        { x: steps(data.loss), y: data.loss, mode: "lines", line: { color: ink.average, width: 4 } },
+        { x: steps(data.loss), y: data.predicted, mode: "lines", line: { color: ink.central, width: 1.3 } },
         { x: [step], y: [data.predicted[step]], mode: "markers", marker: { color: ink.central, size: 9 } },
       ], {
         title: `loss: ${mark(ink.average)} RMSProp, ${mark(ink.central)} predicted`,
@@ -189,7 +193,7 @@
 
       const index = steps(data.eigenvalues[look]).map((i) => i + 1);
       page.draw(spectrum, [
-        { x: [0, index.length + 1], y: [2, 2], mode: "lines", line: { color: ink.threshold, dash: "dash", width: 1.5 } },
+        { x: [0, index.length + 1], y: [2, 2], mode: "lines", line: threshold },
         { x: index, y: data.flow_eigenvalues[look], mode: "markers",
           marker: { symbol: "line-ew", size: 26, line: { color: ink.central, width: 2.5 } } },
         { x: index, y: data.eigenvalues[look], mode: "markers", marker: { color: data.palette, size: 11 } },
@@ -214,9 +218,10 @@
         shapes: [cursor],
       });
 
+      const corners = ranges.nu.map((x) => 10 ** x);
       const powers = { exponentformat: "power", tickfont: { size: 10 } };
       page.draw(scales, [
-        { x: ranges.nu.map((x) => 10 ** x), y: ranges.nu.map((x) => 10 ** x), mode: "lines", line: { color: ink.threshold, width: 1.2 } },
+        { x: corners, y: corners, mode: "lines", line: { color: ink.threshold, width: 1.2 } },
         { x: data.flow_nu[look], y: data.nu[look], mode: "markers", marker: { color: ink.discrete, size: 8 } },
       ], {
         title: `ν at ${data.weights.length} weights`,
@@ -251,7 +256,8 @@
   /** What a figure is made of: plots, sliders, a readout; drawn again when a slider moves. */
   function pageOf(root, data) {
     const panels = element(root, "div", { className: "panels" });
-    const ink = { ...data.colors, text: "#222222", grid: "#dcdcdc", faint: "#767676" }; // on white; a filter makes them dark
+    const ink = { ...data.colors, text: "#222222", grid: "#dcdcdc", faint: "#767676" }; // on white; a filter in dark mode
+    const threshold = { color: ink.threshold, dash: "dash", width: 1.5 };
     let box, redraw;
 
     function controls(options) {
@@ -305,7 +311,7 @@
     }
 
     return {
-      controls, ink, draw, readout,
+      controls, ink, threshold, draw, readout,
       plot: (label) => element(panels, "div", { className: "plot" }, { role: "img", "aria-label": label }),
       button: (textContent, onclick) => element(box, "button", { type: "button", textContent, onclick }),
     };
