@@ -3,6 +3,8 @@
   const number = (x, digits = 2) => x.toFixed(digits).replace("-", "−");
   const small = (x) => x.toPrecision(2).replaceAll("-", "−").replace(/e(.*)/, " · 10^$1");
 
+  const mark = (color) => `<span style="color:${color}">━</span>`;
+
   // ---- Two weights: preconditioned gradient descent on ½ wᵀHw with P = diag(1, p₂/p₁)/η ----
 
   /** Eigenvalues of P⁻¹H, the larger first, and its right eigenvectors of length 1, from P^-½ H P^-½. */
@@ -26,8 +28,8 @@
       lr: ["learning rate η", ...range("lr", 0.05, 1, 0.005), (x) => number(x, 3)],
       ratio: ["ratio p₂/p₁", ...range("ratio", 0.1, 3, 0.05), number],
       steps: ["steps", ...range("steps", 0, 0, 1), String],
-      top: ["curvature along u", ...range("top", -0.5, 4, 0.01), number],
-      low: ["curvature across u", ...range("low", -0.5, 4, 0.01), number],
+      top: ["H along u", ...range("top", -0.5, 4, 0.01), number],
+      low: ["H across u", ...range("low", -0.5, 4, 0.01), number],
       angle: ["direction of u", -90, 90, 1, (x) => `${number(x, 0)}°`],
     });
     const line = page.plot("What a step multiplies each component by, against its eigenvalue");
@@ -35,7 +37,7 @@
     page.button("Start again", () => controls.set(start));
 
     function draw({ lr, ratio, steps, top, low, angle }) {
-      const ink = page.ink();
+      const { ink, threshold } = page;
       const [c, s] = [Math.cos((angle * Math.PI) / 180), Math.sin((angle * Math.PI) / 180)];
       const off = (top - low) * c * s;
       const H = [[top * c * c + low * s * s, off], [off, top * s * s + low * c * c]];
@@ -69,17 +71,19 @@
       page.draw(plane, [
         { type: "contour", x: grid, y: grid, z: height, showscale: false, line: { color: ink.grid, width: 1 },
           contours: { coloring: "none", start: -largest, end: largest, size: largest / 16 } },
-        ...through(highest.map((x) => -x), "u", ink.faint, "dot"),
+        ...through(highest.map((x) => -x), "top of H", ink.faint, "dot"),
         ...through(q1, "q₁", colors[0]),
         ...through(q2, "q₂", colors[1]),
         { x: iterates.map((w) => w[0]), y: iterates.map((w) => w[1]), mode: "lines+markers",
           line: { color: ink.discrete, width: 0.8 },
-          marker: { color: ink.discrete, line: { width: 0 }, size: iterates.map((_, i) => (i === iterates.length - 1 ? 11 : 5)),
+          marker: { color: ink.discrete, line: { width: 0 },
+            size: iterates.map((_, i) => (i === iterates.length - 1 ? 11 : 5)),
             opacity: iterates.map((_, i) => Math.max(0.25, 1 - (iterates.length - i) / 20)) } },
       ], {
         title: "iterates",
         xaxis: { title: "w₁", range: [-reach, reach], showgrid: false, constrain: "domain" },
-        yaxis: { title: "w₂", range: [-reach, reach], showgrid: false, scaleanchor: "x", constrain: "domain", constraintoward: "top" },
+        yaxis: { title: "w₂", range: [-reach, reach], showgrid: false, scaleanchor: "x", constrain: "domain",
+          constraintoward: "top" },
       });
 
       const limit = Math.max(3, values[0] + 0.3);
@@ -94,8 +98,9 @@
         xaxis: { title: "eigenvalue λ of P⁻¹H", range: [least, limit], dtick },
         yaxis: { range: [1 - limit, 1 - least], dtick },
         shapes: [
-          { type: "rect", xref: "paper", x0: 0, x1: 1, y0: -1, y1: 1, fillcolor: ink.growth, opacity: 0.14, line: { width: 0 } },
-          { type: "line", x0: 2, x1: 2, yref: "paper", y0: 0, y1: 1, line: { color: ink.threshold, dash: "dash", width: 1.5 } },
+          { type: "rect", xref: "paper", x0: 0, x1: 1, y0: -1, y1: 1, fillcolor: ink.growth, opacity: 0.14,
+            line: { width: 0 } },
+          { type: "line", x0: 2, x1: 2, yref: "paper", y0: 0, y1: 1, line: threshold },
         ],
         annotations: [{ xref: "paper", x: 0.02, y: -1, yanchor: "bottom", text: "shrinks", showarrow: false },
           { x: 2, yref: "paper", y: 1, xanchor: "left", yanchor: "top", text: "λ = 2", showarrow: false }],
@@ -132,9 +137,9 @@
   function training(page, data) {
     const around = 30; // steps to each side in the window of the oscillation
     const controls = page.controls({ step: ["step", 0, data.steps - 1, 1, String] });
-    const loss = page.plot("Training loss of RMSProp and the average that the central flow predicts, with the step marked");
+    const loss = page.plot("Training loss of RMSProp, and what the central flow predicts, with the step marked");
     const spectrum = page.plot("Largest eigenvalues of the effective Hessian at this step, against 2");
-    const waves = page.plot("Displacement of RMSProp from the central flow, along the directions in which it oscillates");
+    const waves = page.plot("Displacement of RMSProp from the central flow along the directions of oscillation");
     const scales = page.plot("ν of RMSProp against ν of the central flow, at the recorded weights");
     const readout = page.readout();
     if (!matchMedia("(prefers-reduced-motion: reduce)").matches) player();
@@ -168,18 +173,19 @@
     }
 
     function draw({ step }) {
-      const ink = page.ink();
+      const { ink, threshold } = page;
       const nearest = (look) => Math.abs(data.looks[look] - step);
       const look = data.looks.reduce((best, _, i) => (nearest(i) < nearest(best) ? i : best), 0);
       const steps = (xs) => xs.map((_, i) => i);
-      const cursor = { type: "line", layer: "below", x0: step, x1: step, yref: "paper", y0: 0, y1: 1, line: { color: ink.threshold, width: 1.5 } };
+      const cursor = { type: "line", layer: "below", x0: step, x1: step, yref: "paper", y0: 0, y1: 1,
+        line: { color: ink.threshold, width: 1.5 } };
 
       page.draw(loss, [
-        { x: steps(data.loss), y: data.loss, mode: "lines", line: { color: ink.average, width: 4 }, name: "RMSProp" },
-        { x: steps(data.loss), y: data.predicted, mode: "lines", line: { color: ink.central, width: 1.3 }, name: "flow" },
+        { x: steps(data.loss), y: data.loss, mode: "lines", line: { color: ink.average, width: 4 } },
+        { x: steps(data.loss), y: data.predicted, mode: "lines", line: { color: ink.central, width: 1.3 } },
         { x: [step], y: [data.predicted[step]], mode: "markers", marker: { color: ink.central, size: 9 } },
       ], {
-        title: `loss: ${ink.mark("average", "━")} RMSProp, ${ink.mark("central", "━")} predicted`,
+        title: `loss: ${mark(ink.average)} RMSProp, ${mark(ink.central)} predicted`,
         xaxis: { title: "step", range: [0, data.steps - 1] },
         yaxis: { type: "log", dtick: 1 },
         shapes: [cursor],
@@ -187,7 +193,7 @@
 
       const index = steps(data.eigenvalues[look]).map((i) => i + 1);
       page.draw(spectrum, [
-        { x: [0, index.length + 1], y: [2, 2], mode: "lines", line: { color: ink.threshold, dash: "dash", width: 1.5 } },
+        { x: [0, index.length + 1], y: [2, 2], mode: "lines", line: threshold },
         { x: index, y: data.flow_eigenvalues[look], mode: "markers",
           marker: { symbol: "line-ew", size: 26, line: { color: ink.central, width: 2.5 } } },
         { x: index, y: data.eigenvalues[look], mode: "markers", marker: { color: data.palette, size: 11 } },
@@ -197,13 +203,14 @@
         yaxis: { range: ranges.eigenvalues },
       });
 
+      const hue = (j) => data.palette[(2 * j) % data.palette.length]; // neighbours would be hard to tell apart
       const [from, to] = [Math.max(0, step - around), Math.min(data.steps, step + around + 1)];
       const window = Array.from({ length: to - from }, (_, i) => from + i);
       page.draw(waves, data.displacements.flatMap((values, j) => [
         ...[-1, 1].map((side) => ({ x: window, y: window.map((i) => side * data.deviations[j][i] || null),
-          mode: "lines", line: { color: data.palette[j], dash: "dash", width: 1.2 } })),
+          mode: "lines", line: { color: hue(j), dash: "dash", width: 1.2 } })),
         { x: window, y: window.map((i) => values[i]), mode: "lines+markers",
-          line: { color: data.palette[j], width: 1 }, marker: { color: data.palette[j], size: 4 } },
+          line: { color: hue(j), width: 1 }, marker: { color: hue(j), size: 4 } },
       ]), {
         title: "displacement (dashed: predicted)",
         xaxis: { title: "step", range: [step - around, step + around] },
@@ -211,9 +218,10 @@
         shapes: [cursor],
       });
 
+      const corners = ranges.nu.map((x) => 10 ** x);
       const powers = { exponentformat: "power", tickfont: { size: 10 } };
       page.draw(scales, [
-        { x: ranges.nu.map((x) => 10 ** x), y: ranges.nu.map((x) => 10 ** x), mode: "lines", line: { color: ink.threshold, width: 1.2 } },
+        { x: corners, y: corners, mode: "lines", line: { color: ink.threshold, width: 1.2 } },
         { x: data.flow_nu[look], y: data.nu[look], mode: "markers", marker: { color: ink.discrete, size: 8 } },
       ], {
         title: `ν at ${data.weights.length} weights`,
@@ -245,9 +253,11 @@
     return parent.appendChild(made);
   }
 
-  /** What a figure is made of: plots, sliders, a readout; drawn again when a slider or the theme changes. */
+  /** What a figure is made of: plots, sliders, a readout; drawn again when a slider moves. */
   function pageOf(root, data) {
     const panels = element(root, "div", { className: "panels" });
+    const ink = { ...data.colors, text: "#222222", grid: "#dcdcdc", faint: "#767676" }; // on white; a filter in dark mode
+    const threshold = { color: ink.threshold, dash: "dash", width: 1.5 };
     let box, redraw;
 
     function controls(options) {
@@ -276,26 +286,17 @@
       const ondraw = (draw) => {
         let frame;
         redraw = () => { frame ??= requestAnimationFrame(() => { frame = undefined; draw(get()); }); };
-        new MutationObserver(redraw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
       };
       return { get, set, ondraw };
     }
 
-    function ink() {
-      const dark = document.documentElement.dataset.theme === "dark";
-      const shades = dark ? { text: "#e6e6e6", grid: "#3c434c", faint: "#a0a0a0" } : { text: "#222222", grid: "#dcdcdc", faint: "#767676" };
-      const colors = { ...data.colors, ...(dark && { central: "#f2f2f2" }), ...shades };
-      return { ...colors, mark: (name, text) => `<span style="color:${colors[name]}">${text}</span>` };
-    }
-
     function draw(plot, traces, { title, xaxis, yaxis, ...rest }) {
-      const { text, grid } = ink();
       const axis = ({ title = "", ...options }) =>
-        ({ title: { text: title, standoff: 4 }, gridcolor: grid, zeroline: false, automargin: true, ...options });
+        ({ title: { text: title, standoff: 4 }, gridcolor: ink.grid, zeroline: false, automargin: true, ...options });
       return Plotly.react(plot, traces.map((trace) => ({ hoverinfo: "skip", ...trace })), {
         title: { text: title, x: 0, xref: "paper", font: { size: 13 }, y: 1, yref: "container", yanchor: "top", pad: { t: 6 } },
         margin: { l: 40, r: 10, t: 30, b: 36 },
-        font: { color: text, size: 11.5, family: getComputedStyle(root).fontFamily },
+        font: { color: ink.text, size: 11.5, family: getComputedStyle(root).fontFamily },
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, dragmode: false,
         xaxis: axis(xaxis), yaxis: axis(yaxis), ...rest,
       }, { staticPlot: true, responsive: true });
@@ -310,7 +311,7 @@
     }
 
     return {
-      controls, ink, draw, readout,
+      controls, ink, threshold, draw, readout,
       plot: (label) => element(panels, "div", { className: "plot" }, { role: "img", "aria-label": label }),
       button: (textContent, onclick) => element(box, "button", { type: "button", textContent, onclick }),
     };

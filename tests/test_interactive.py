@@ -9,7 +9,7 @@ import pytest
 from conftest import mlp_objective
 
 import cflows
-from cflows import interactive
+from cflows import figures, interactive
 
 H, P, W0 = np.array([[2.0, 1.2], [1.2, 1.6]]), np.array([3.0, 0.9]), np.array([0.8, -0.7])
 
@@ -64,7 +64,7 @@ def test_the_scrubber_shows_the_run(run):
     for name, values, digits in (
         ("loss", discrete["loss"], 4),
         ("predicted", central["predicted_loss"], 4),
-        ("eigenvalues", midpoint["eigenvalues"][looks, :6], 4),
+        ("eigenvalues", midpoint["eigenvalues"][looks, : len(figures.EIGENVALUES)], 4),
         ("nu", discrete["nu"][looks], 3),
         ("flow_nu", central["nu"][looks], 3),
     ):
