@@ -94,7 +94,7 @@ class Visit:
 
     def heard(self, message):
         if message.type in ("error", "warning"):
-            self.wrong.append(f"console: {message.text}")
+            self.wrong.append(f"console: {message.text} {message.location['url']}")
 
     def asked(self, request):
         if request.url.startswith(self.home):
@@ -155,7 +155,7 @@ class Visit:
 
     def axe(self) -> list[str]:
         """Serious and critical violations that axe-core finds."""
-        found = Axe().run(self.page, options={"resultTypes": ["violations"]}).response["violations"]
+        found = Axe().run(self.page, options={"resultTypes": ["violations"], "preload": False}).response["violations"]
         return [
             f"{v['id']}: {v['help']}: {node['html'][:160]} {(node.get('failureSummary') or '')[:300]}"
             for v in found

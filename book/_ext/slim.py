@@ -11,6 +11,7 @@ from fontTools import subset
 NAMES = re.compile(r"\.((?:[\w-]|\\.)+)")
 ASIDE = re.compile(r":not\([^)]*\)|\[[^]]*\]")
 ICONS = re.compile(r"<script[^>]*scripts/fontawesome\.js[^>]*></script>\s*")  # 1.5 MB; the icons come from its fonts
+WOFF2 = re.compile(r'url\([^)]*\.woff2\) format\("woff2"\),')  # needs brotli; each font comes in another format, too
 ROLES = re.compile(r' role="(doc-biblioentry|list(?=" class="citation-list))"')  # a list without items, an item of none
 
 
@@ -37,9 +38,8 @@ def purge(rules: list, used: set[str]) -> str:
 
 def shrink(font: Path, characters: set[int]) -> None:
     """Keep some characters of a font."""
-    options = subset.Options(
-        flavor=font.suffix[1:] if font.suffix == ".woff" else None, layout_features=[], hinting=False
-    )
+    flavor = "woff" if font.suffix == ".woff" else None
+    options = subset.Options(flavor=flavor, layout_features=[], hinting=False)
     options.drop_tables += ["FFTM"]
     program = subset.load_font(font, options)
     subsetter = subset.Subsetter(options)
@@ -60,9 +60,7 @@ def slim(app, exception):
     used = set(re.findall(r"[\w-]+", " ".join(texts)))
     characters: set[int] = set()
     for sheet in site.rglob("*.css"):
-        text = re.sub(
-            r'url\([^)]*\.woff2\) format\("woff2"\),', "", sheet.read_text()
-        )  # without brotli: the other format
+        text = WOFF2.sub("", sheet.read_text())
         style = purge(tinycss2.parse_stylesheet(text, True, True), used)
         sheet.write_text(style)
         characters |= {int(code, 16) for code in re.findall(r'"\\([0-9a-fA-F]{1,6}) ?"', style)}
