@@ -139,6 +139,8 @@ def markdown(text: str, known: dict[str, tuple[str, str]], site: str) -> str:
             return link(target, text)
         if kind.startswith("cite"):
             return citation(content)
+        if kind == "in-code":
+            return "In code: " + ", ".join(f"`cflows.{name}`" for name in content.split(", "))
         title = re.sub(r"\s*<.*>$", "", content)
         return title if kind in ("term", "abbr") else f"`{title.lstrip('~')}`"
 

@@ -213,10 +213,10 @@ def optimizer(experiment: Experiment) -> optimizers.Optimizer:
 def run(name: str, preset: Preset = "laptop", device: str | torch.device = "auto", **changes) -> xr.DataTree:
     """The result of an experiment: from the cache, or computed and put there.
 
-    Those that come with the repository are found in it (`stored`), or fetched from the address in the variable
-    CFLOWS_URL of the environment.
-    A run is one NetCDF file, named by the digest of its configuration, its data and `ALGORITHM`. An interrupted run
-    leaves a checkpoint beside the place of its file, and goes on from there when it is asked for again.
+    Those that come with the repository are found in it (`experiments.stored`), or fetched from the address in the
+    environment variable ``CFLOWS_URL``. A run is one NetCDF file, named by the digest of its configuration, its data
+    and `ALGORITHM`. An interrupted run leaves a checkpoint beside the place of its file, and goes on from there when it
+    is asked for again.
 
     Parameters
     ----------
@@ -413,7 +413,13 @@ def stored() -> Path | None:
 
 
 def registry() -> dict[str, str]:
-    """SHA-256 of each run file that comes with the repository, by its name, as `cflows.stored.register` lists them."""
+    """The run files that come with the repository.
+
+    Returns
+    -------
+    dict
+        SHA-256 by name, as `stored.register` lists them.
+    """
     lines = resources.files("cflows._data").joinpath("runs.txt").read_text().splitlines()
     return dict(line.split() for line in lines)  # type: ignore[misc]
 
@@ -514,7 +520,17 @@ def data_digest(experiment: Experiment) -> str:
 
 
 def hardware(device: str | torch.device = "auto") -> str:
-    """The name of the processor that computes on a device ("auto": a GPU if there is one)."""
+    """The name of the processor that computes on a device.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        "auto": a GPU if there is one.
+
+    Returns
+    -------
+    str
+    """
     device = _device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

@@ -31,7 +31,7 @@ def quadratic(H: Float[np.ndarray, "2 2"], p: Float[np.ndarray, "2"], w0: Float[
     Parameters
     ----------
     H, p, w0
-        Where the explorer begins: as in `cflows.quadratic.preconditioned_gd`, with shapes (2, 2), (2,), (2,).
+        Where the explorer begins: as in `preconditioned_gd`, with shapes (2, 2), (2,), (2,).
     steps : int
         Number of steps to draw.
 
@@ -42,7 +42,7 @@ def quadratic(H: Float[np.ndarray, "2 2"], p: Float[np.ndarray, "2"], w0: Float[
     Raises
     ------
     ValueError, TypeError
-        If there are not two weights, or as `cflows.quadratic.preconditioned_gd`.
+        If there are not two weights, or as `preconditioned_gd`.
     """
     data = quadratic_data(H, p, w0, steps)
     values, vectors = np.linalg.eigh(H)
@@ -56,7 +56,18 @@ def quadratic(H: Float[np.ndarray, "2 2"], p: Float[np.ndarray, "2"], w0: Float[
 def quadratic_data(
     H: Float[np.ndarray, "2 2"], p: Float[np.ndarray, "2"], w0: Float[np.ndarray, "2"], steps: int
 ) -> dict:
-    """What the explorer begins with: positions of its sliders, angles in degrees."""
+    """What the explorer begins with.
+
+    Parameters
+    ----------
+    H, p, w0, steps
+        As of `quadratic`.
+
+    Returns
+    -------
+    dict
+        Positions of its sliders, angles in degrees.
+    """
     effective_eigh(H, p)  # for its checks
     if np.shape(H) != (2, 2):
         raise ValueError(f"H has shape {np.shape(H)}; the explorer draws two weights, pass (2, 2)")
@@ -71,8 +82,8 @@ def training(run: xr.DataTree):
 
     Parameters
     ----------
-    run : DataTree
-        As of `cflows.simulate`, with the processes discrete, midpoint and central, and ``coords``.
+    run : xarray.DataTree
+        As of `simulate`, with the processes discrete, midpoint and central, and ``coords``.
 
     Returns
     -------
@@ -86,8 +97,20 @@ def training(run: xr.DataTree):
 
 
 def training_data(run: xr.DataTree) -> dict:
-    """What the scrubber draws, rounded to what can be seen; None where the run has no number.
+    """What the scrubber draws, rounded to what can be seen.
 
+    Parameters
+    ----------
+    run : xarray.DataTree
+        As of `training`.
+
+    Returns
+    -------
+    dict
+        As below; None where the run has no number.
+
+    Notes
+    -----
     ``loss`` and ``predicted`` have a number for each step, ``displacements`` and ``deviations`` as many for each
     direction in which the run oscillates. At ``looks``, the steps at which eigenvalues at the midpoints were looked at,
     there are ``eigenvalues`` and ``flow_eigenvalues`` (between the flow's own looks, interpolated), and ``nu`` and
