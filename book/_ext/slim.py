@@ -14,6 +14,8 @@ ICONS = re.compile(r"<script[^>]*scripts/fontawesome\.js[^>]*></script>\s*")  # 
 WOFF2 = re.compile(r'url\([^)]*\.woff2\) format\("woff2"\),')  # needs brotli; each font comes in another format, too
 ROLES = re.compile(r' role="(doc-biblioentry|list(?=" class="citation-list))"')  # a list without items, an item of none
 
+TOGGLE = re.compile(r'<summary>(?=<span class="toctree-toggle")')
+
 
 def purge(rules: list, used: set[str]) -> str:
     """The rules of a style sheet whose selectors name used classes only."""
@@ -53,7 +55,8 @@ def slim(app, exception):
         return
     site = Path(app.outdir)
     for page in site.rglob("*.html"):
-        page.write_text(ROLES.sub("", ICONS.sub("", page.read_text())))
+        text = TOGGLE.sub('<summary aria-label="pages of this section">', page.read_text())
+        page.write_text(ROLES.sub("", ICONS.sub("", text)))
     for unused in {*site.rglob("*.map"), *site.rglob("*.woff2"), *site.glob("_static/scripts/fontawesome.js*")}:
         unused.unlink()
     texts = [file.read_text() for kind in ("html", "js") for file in site.rglob(f"*.{kind}")]
