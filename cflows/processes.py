@@ -229,7 +229,7 @@ class Flow(Process):
     def begin_unit(self, critical: flows.Critical | None = None, modes: flows.Modes | None = None) -> None:
         """The same, with as many steps in the unit of time as the flow bends in it."""
         self.step(critical, modes)
-        if self.next.bend > BEND:
+        if BEND < self.next.bend < math.inf:  # infinite: there is no way left to go
             self.dt = 1 / math.ceil(self.next.bend / BEND / self.dt)
             self.step(critical, modes)
 
@@ -251,22 +251,26 @@ class Flow(Process):
         return int(top + 2 * max(slope, 0) * (self.t - t) > limit)
 
     def third_derivatives(
-        self, U: Float[Tensor, "n k"], p: Float[Tensor, "n"]
+        self, U: Float[Tensor, "n k"], p: Float[Tensor, "n"], known: Float[Tensor, "n k"] | None = None
     ) -> tuple[Float[Tensor, "k k n"], Float[Tensor, "n k"]]:
         """∇(uᵢᵀHuⱼ), and HU, by differences of gradients, over a reach across which HU changes by ε^¼ of itself.
 
-        There the errors of differences and of rounding, of machine precision ε, are both of the order of √ε.
+        There the errors of differences and of rounding, of machine precision ε, are both of the order of √ε. ``known``
+        is HU, if it is.
         """
         share = torch.finfo(U.dtype).eps ** 0.25
 
         def size(v: Float[Tensor, "... n"]) -> float:
             return float((v.square() / p).sum(-1).max().sqrt())
 
-        reach, most = self.reach or size(self.g) / 2, 0.1 * size(p * self.w)
+        reach = self.reach or size(self.g) / 2
+        most = 0.1 * max(size(p * self.w), size(p * self.f.w0))
         for _ in range(10):
             reach = min(reach, most) or 1.0
             HU, T = self.f.differences(self.w, self.g, U, reach)
             change = reach * size(T) / max(size(HU.T), 1e-30)
+            if known is not None:  # where T vanishes, what comes after it counts
+                change = max(change, math.sqrt(size((HU - known).T) / max(size(HU.T), 1e-30)) / 2)
             if share / 5 < change < 5 * share or (change < share and reach == most):
                 break
             reach *= min(max(share / max(change, 1e-30), 0.1), 10)
@@ -357,7 +361,7 @@ class Central(Flow):
             self.modes = flows.Modes(*self.modes)
 
     def observe(self, i: int) -> Record:
-        record = self.look(self.wanted(slack=0.5))
+        record = self.look(self.wanted())
         if "eigenvalues" in record:
             if i == 0 and record["eigenvalues"][0] > 2.5:
                 warnings.warn(
@@ -416,10 +420,11 @@ class Central(Flow):
     def snapshot(self) -> dict[str, Tensor]:
         return super().snapshot() | {"factor": self.factor.cpu()}
 
-    def wanted(self, slack: float = 1e-9) -> int:
-        """How many eigenvalues to look at now; near the edge as often as the accuracy asks for."""
+    def wanted(self, between: bool = False) -> int:
+        """How many eigenvalues to look at now, at a whole step or between two; near the edge as the accuracy asks."""
         interval = min(self.interval, self.eig_every) if self.near else self.eig_every
-        if self.t >= self.looked + interval - slack:
+        due = self.t >= self.looked + interval - (1e-9 if between else 0.5)
+        if due and (interval < 1 - 1e-9 or not between):
             return max(self.eigs, min(self.near + 1, self.f.dim))
         return 0 if self.near else self.pressing(2 - NEAR)
 
@@ -427,7 +432,7 @@ class Central(Flow):
         start, count = self.t, round(1 / self.dt)
         for j in range(count):
             if j > 0:
-                if "eigenvalues" in self.look(self.wanted()):
+                if "eigenvalues" in self.look(self.wanted(between=True)):
                     self.refresh()
                 self.step(self.critical, self.modes)
             self.w, self.nu = self.next.w, self.next.nu
@@ -458,7 +463,7 @@ class Central(Flow):
             if past and k:
                 r, known = flows.float64(R[: len(past.A), :k]), turned[:k] < TURNED
                 missed = np.outer(known, known) * (A - r.T @ past.A @ r)
-                off = max(float(np.linalg.norm(missed)) / self.drifted, float(turned[:k].max()) ** 0.5)
+                off = max(float(np.linalg.norm(missed)) / max(self.drifted, 1e-30), float(turned[:k].max()) ** 0.5)
                 growth = float(np.clip(self.accuracy / max(off, 1e-12), 0.5, 2.0))
             interval = growth * age
             if k < min(len(values), len(before.values)):  # the next should not come to 2 unseen
@@ -470,12 +475,12 @@ class Central(Flow):
             self.guess = torch.cat([U + going * out, self.guess[:, U.shape[1] :]], dim=1)
         self.critical = None
         if k:
-            T, twin = self.third_derivatives(critical, P[:, 0])
-            HU = self.pairs.HU[:, :k]
+            T, twin = self.third_derivatives(critical, P[:, 0], HU := self.pairs.HU[:, :k])
             if (error := float((twin - HU).norm() / HU.norm())) > 0.1:
                 raise DivergenceError(
                     f"second derivatives of the loss are off from differences of its gradient by {error:.0%}: it is "
-                    "not smooth (use GELU or tanh in place of ReLU), or a kernel of PyTorch's has them wrong"
+                    "not smooth (use GELU or tanh in place of ReLU), a kernel of PyTorch's has them wrong, or the flow "
+                    "was thrown far off by eigenvalues well above 2"
                 )
             self.critical = flows.Critical(A - missed, critical, T, self.penalised, missed / self.interval)
         self.modes, self.looked, self.drifted = flows.Modes(values, U, P * U), self.t, 0.0

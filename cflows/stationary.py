@@ -536,7 +536,8 @@ def _ascend(
     ascent, for the dual bends with pᵢ.
     """
     s = (1 - V.square().sum(1, keepdim=True)).clamp(min=1e-12).sqrt()
-    Y = (torch.cat([V, s], dim=1) * (p / p.mean()).sqrt()[:, None]).requires_grad_()
+    unit = p.mean()  # L-BFGS knows absolute limits
+    Y = (torch.cat([V, s], dim=1) * (p / unit).sqrt()[:, None]).requires_grad_()
     optimizer = torch.optim.LBFGS(
         [Y], max_iter=20, history_size=20, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
     )
@@ -546,16 +547,16 @@ def _ascend(
         N = Y.detach() / norm
         V, s = N[:, :-1], N[:, -1]
         HV = product(V)
-        slope = -torch.cat([HV, 2 * b[:, None]], dim=1)
+        slope = -torch.cat([HV, 2 * b[:, None]], dim=1) / unit
         Y.grad = (slope - N * (slope * N).sum(1, keepdim=True)) / norm
         lost = torch.where(s > 0, V.square().sum(1) / (1 + s.abs()), 1 - s)  # 1 - s, exact where s is near 1
-        return -((V * HV).sum() / 2 - 2 * (b * lost).sum())  # the dual less its value at V = 0
+        return -((V * HV).sum() / 2 - 2 * (b * lost).sum()) / unit  # the dual less its value at V = 0
 
     before = math.inf
     for _ in range(25):
         optimizer.step(closure)
         after = float(closure())
-        if before - after <= tol * (2 * float(b.sum()) - after):
+        if before - after <= tol * (2 * float(b.sum() / unit) - after):
             break
         before = after
     return (Y.detach() / Y.detach().norm(dim=1, keepdim=True))[:, :-1].clone()

@@ -462,3 +462,31 @@ def test_the_type_is_that_of_the_weights(dtype, default):
         np.testing.assert_allclose(
             tree[name]["loss"], expected[name]["loss"], rtol=1e-12 if dtype == torch.float64 else 2e-3
         )
+
+
+@pytest.mark.parametrize(
+    ("opt", "loss", "start"),
+    [
+        (GradientDescent(1.0), lambda w: 0.99 * w.square().sum(), [1.0, 2.0]),  # nothing drifts
+        (GradientDescent(1.0), lambda w: 0.7 * w.square().sum(), [0.5, 1.0]),  # converges until squares underflow
+        (RMSProp(0.02, 0.9, bias_correction=True), lambda w: (w * w.new([3, 2, 1])).cosh().log().sum(), [0.5, 0.4, 2]),
+        (
+            RMSProp(0.05, 0.9, bias_correction=True),
+            lambda w: w[0] ** 2 / 2 + w[0] ** 4 + (w[1] / 10 - 100) ** 2,
+            [0.3, 10],
+        ),
+    ],
+)
+def test_flows_come_to_rest(opt, loss, start):
+    """With a minimum at zero, or third derivatives that vanish by symmetry, there is no scale to see by."""
+    f = Objective(loss, torch.tensor(start, dtype=torch.float64))
+    tree = quiet(f, opt, 300, ("stable", "central"))
+    assert tree["central"]["eigenvalues"][-50:].max() < 2 + 1e-6  # on the way, between looks, it may pass 2 by hundredths
+    assert np.isfinite(tree["central"]["loss"]).all()
+
+
+def test_eigenvalues_are_recorded_at_steps_whatever_the_substeps():
+    opt = cflows.ScalarRMSProp(0.3, 0.95, bias_correction=True)
+    flow = quiet(mlp_objective(), opt, 40, ("central",), warmup=10, substeps=4)["central"]
+    assert flow["variances"][:, 0].max() > 0
+    assert flow["eigenvalues"][:, 0].notnull().mean() > 0.9

@@ -170,6 +170,14 @@ def test_rank_cap_is_named():
         )
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_products_at_any_scale(scale):
+    H, g, _ = problem(3, 61)
+    matrix = scale * torch.from_numpy(H)
+    s, dense = stationary.solve(lambda V: matrix @ V, scale * g, 1.0), stationary.solve(H, g, 1.0)
+    assert s.primal / scale == pytest.approx(dense.primal, rel=2e-6)
+
+
 def test_random_problems_by_products_and_dense():
     """Among them are saddles of the dual over low ranks, and eigenvalues just above 2 that hide from a guess."""
     for seed in range(40):
