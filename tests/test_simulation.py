@@ -481,7 +481,8 @@ def test_flows_come_to_rest(opt, loss, start):
     """With a minimum at zero, or third derivatives that vanish by symmetry, there is no scale to see by."""
     f = Objective(loss, torch.tensor(start, dtype=torch.float64))
     tree = quiet(f, opt, 300, ("stable", "central"))
-    assert tree["central"]["eigenvalues"][-50:].max() < 2 + 1e-6  # on the way, between looks, it may pass 2 by hundredths
+    # on the way, between looks, it may pass 2 by hundredths
+    assert tree["central"]["eigenvalues"][-50:].max() < 2 + 1e-6
     assert np.isfinite(tree["central"]["loss"]).all()
 
 
