@@ -357,11 +357,13 @@ def describe(run: xr.DataTree) -> str:
     str
     """
     e, a = json.loads(run.attrs["experiment"]), run.attrs
+    average = f"β₂ = {e['beta2']:g}, bias correction {'on' if e['bias_correction'] else 'off'}, "
+    hardware = a["hardware"].replace(" 1 threads", " 1 thread")
     return (
         f"{a['weights']:,} weights, {len(e['classes']) * e['per_class']} images at {e['size']} x {e['size']}, "
-        f"η = {e['lr']:g}, β₂ = {e['beta2']:g}, bias correction {'on' if e['bias_correction'] else 'off'}, "
+        f"η = {e['lr']:g}, {'' if e['optimizer'] == 'GradientDescent' else average}"
         f"{e['steps']} steps after {e['warmup']} of warm-up\n"
-        f"computed on {a['date'][:10]} in {a['seconds']:.0f} s: {a['hardware']}, torch {a['torch']}"
+        f"computed on {a['date'][:10]} in {a['seconds']:.0f} s: {hardware}, torch {a['torch']}"
     )
 
 
