@@ -101,7 +101,7 @@ PRESETS: dict[str, dict[Any, Experiment]] = {
         "paper": replace(LARGE, lr=2e-5, steps=3000, branch=2000, snapshot_every=100),
     },
     "gd-resnet": {
-        "ci": replace(TINY, **GD, lr=0.1, warmup=25, steps=50),
+        "ci": replace(TINY, **GD, lr=0.1, warmup=25, steps=50, substeps=2),
         "laptop": replace(Experiment(), **GD, lr=0.02, steps=400),
         "paper": replace(LARGE, **GD, lr=0.02, steps=3000),
     },
