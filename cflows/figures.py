@@ -194,7 +194,8 @@ def film(fig: Figure, draw: Callable[[int], object], frames: int, name: str, alt
         ]
     return HTML(
         f'<video controls muted loop playsinline preload="none" width="{width}" height="{height}" '
-        f'poster="{sources[1]}" aria-label="{escape(alt)}" style="max-width: 100%; height: auto; --tall: {height / width:.3f}">'
+        f'poster="{sources[1]}" aria-label="{escape(alt)}" '
+        f'style="max-width: 100%; height: auto; --tall: {height / width:.3f}">'
         f'<source src="{sources[0]}" type="video/mp4">{escape(alt)}</video>'
     )
 
