@@ -16,6 +16,9 @@ ROLES = re.compile(r' role="(doc-biblioentry|list(?=" class="citation-list))"') 
 
 TOGGLE = re.compile(r'<summary>(?=<span class="toctree-toggle")')
 
+FIGURE = re.compile(r'<img\b[^>]*src="[^"]*_images/[^"]*\.svg"[^>]*>')
+SCROLLS = r'<div class="pst-scrollable-table-container wide-figure">\g<0></div>'  # the theme lets the keyboard do it
+
 
 def purge(rules: list, used: set[str]) -> str:
     """The rules of a style sheet whose selectors name used classes only."""
@@ -56,7 +59,7 @@ def slim(app, exception):
     site = Path(app.outdir)
     for page in site.rglob("*.html"):
         text = TOGGLE.sub('<summary aria-label="pages of this section">', page.read_text())
-        page.write_text(ROLES.sub("", ICONS.sub("", text)))
+        page.write_text(FIGURE.sub(SCROLLS, ROLES.sub("", ICONS.sub("", text))))
     for unused in {*site.rglob("*.map"), *site.rglob("*.woff2"), *site.glob("_static/scripts/fontawesome.js*")}:
         unused.unlink()
     texts = [file.read_text() for kind in ("html", "js") for file in site.rglob(f"*.{kind}")]
