@@ -179,13 +179,15 @@ def network(entries: Sequence[dict]) -> list[str]:
     ]
 
 
-def page(results: dict[str, dict]) -> str:
+def page(results: dict[str, dict], remarks: str = "") -> str:
     lines = [
         "(benchmarks)=",
         "# Benchmarks",
         "",
         "What `make bench` measures: times and errors, each table with the machine that it comes from. Compare times "
         "within a table; on another machine all of them differ.",
+        "",
+        remarks,
         "",
     ]
     if not results:
@@ -253,4 +255,5 @@ def page(results: dict[str, dict]) -> str:
 def write(results: Path, folder: Path) -> None:
     """Write `benchmarks.md` into a folder, from pytest-benchmark's files in another."""
     found = {p.stem: json.loads(p.read_text()) for p in sorted(results.glob("*.json"))}
-    (folder / "benchmarks.md").write_text(page(found))
+    remarks = results / "remarks.md"
+    (folder / "benchmarks.md").write_text(page(found, remarks.read_text() if remarks.exists() else ""))
