@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 HVP = Callable[[Tensor], Tensor]
 
@@ -149,6 +150,11 @@ class Objective:
 
         with torch.no_grad():
             few = inputs[:2]
+            if not isinstance(out := outputs(w0, few), Tensor):
+                raise TypeError(
+                    f"{type(module).__name__} returns a {type(out).__name__}; wrap it in a module that returns the one "
+                    "tensor which the criterion takes"
+                )
             if not torch.equal(outputs(w0, few), outputs(w0, few)):
                 raise ValueError(
                     f"{type(module).__name__} gives different outputs for the same inputs, so its loss is random; call "
@@ -209,7 +215,8 @@ class Objective:
         """
         if self._outputs is None:
             raise TypeError("this objective was made from a loss, which has no outputs; use Objective.from_module")
-        return self._outputs(w, inputs)
+        with sdpa_kernel(SDPBackend.MATH):
+            return self._outputs(w, inputs)
 
     def value_and_grad(self, w: Float[Tensor, "n"]) -> tuple[Float[Tensor, ""], Float[Tensor, "n"]]:
         """Loss and gradient.
@@ -352,7 +359,8 @@ class Objective:
         return x
 
     def _term_grad(self, term: Callable, w: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
-        value = term(w)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
+            value = term(w)
         if not isinstance(value, Tensor) or value.ndim != 0:
             raise ValueError(f"the loss returned {_describe(value)}; it must return a scalar tensor (shape ())")
         if not value.requires_grad:

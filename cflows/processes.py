@@ -123,8 +123,9 @@ class Process(ABC):
         if not (self.p() > 0).all():
             zeros = int((self.p() <= 0).sum())
             raise DivergenceError(
-                f"ν is exactly zero for {zeros} weights, so they have no step size; set eps above 0 "
-                "(in units of the gradient: far below it such weights take very long steps once they do move)"
+                f"ν is exactly zero for {zeros} weights of {self.w.numel()}, so they have no step size (a unit that is "
+                "never active, a token that does not occur, the key bias of an attention); set eps above 0, for "
+                "example 1e-8 (in units of the gradient: far below it such weights take very long steps once they move)"
             )
         record: Record = {"loss": self.loss.item(), "predicted_loss": self.loss.item()}
         record["grad_norm_sq"] = self.g.double().square().sum().item()

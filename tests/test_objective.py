@@ -112,6 +112,24 @@ def test_frozen_parameters_stay():
     assert Objective.from_module(module, nn.MSELoss(), torch.randn(3, 4), torch.randn(3, 2)).dim == 8
 
 
+def test_attention_by_fused_kernels_has_second_derivatives():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.project = nn.Linear(4, 4)
+
+        def forward(self, x):
+            h = self.project(x)[:, None]  # (examples, heads, tokens, channels)
+            return nn.functional.scaled_dot_product_attention(h, h, h).mean((1, 2))
+
+    torch.manual_seed(0)
+    f = Objective.from_module(Attention(), nn.MSELoss(), torch.randn(6, 5, 4), torch.randn(6, 4))
+    V = torch.randn(f.dim, 2) / f.dim**0.5
+    h = 1e-2
+    ahead, behind = (torch.stack([f.value_and_grad(f.w0 + s * h * v)[1] for v in V.T], 1) for s in (1, -1))
+    torch.testing.assert_close(f.hvp(f.w0, V), (ahead - behind) / (2 * h), rtol=1e-2, atol=1e-4)
+
+
 def test_functions_without_curvature_have_zero_derivatives():
     linear = Objective(lambda w: w.sum(), torch.ones(3))
     assert not linear.hvp(linear.w0, torch.eye(3)).any()
