@@ -16,6 +16,7 @@ ROLES = re.compile(r' role="(doc-biblioentry|list(?=" class="citation-list))"') 
 
 TOGGLE = re.compile(r'<summary>(?=<span class="toctree-toggle")')
 
+LAST = re.compile(r"</dt>(?=\s*</dl>)")  # a list of definitions must not end with a term
 FIGURE = re.compile(r'<img\b[^>]*src="[^"]*_images/[^"]*\.svg"[^>]*>')
 SCROLLS = r'<div class="pst-scrollable-table-container wide-figure">\g<0></div>'  # the theme lets the keyboard do it
 
@@ -59,6 +60,7 @@ def slim(app, exception):
     site = Path(app.outdir)
     for page in site.rglob("*.html"):
         text = TOGGLE.sub('<summary aria-label="pages of this section">', page.read_text())
+        text = LAST.sub("</dt><dd></dd>", text)
         page.write_text(FIGURE.sub(SCROLLS, ROLES.sub("", ICONS.sub("", text))))
     for unused in {*site.rglob("*.map"), *site.rglob("*.woff2"), *site.glob("_static/scripts/fontawesome.js*")}:
         unused.unlink()
