@@ -1,12 +1,11 @@
 import json
 import re
-import shutil
-import subprocess
 from importlib import resources
 
 import numpy as np
 import pytest
 from conftest import mlp_objective
+from py_mini_racer import MiniRacer
 
 import cflows
 from cflows import figures, interactive
@@ -43,13 +42,11 @@ def test_the_explorer_draws_two_weights():
         interactive.quadratic(np.array([[1.0, 2.0], [0.0, 1.0]]), P, W0)
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="no node to run the page's script")
 @pytest.mark.parametrize("hessian", [H, np.diag([1.0, 3.0]), np.array([[0.5, -2.0], [-2.0, 1.0]])])
 def test_the_page_solves_the_eigenproblem_that_the_library_solves(hessian):
     script = resources.files("cflows").joinpath("interactive.js").read_text()
     function = re.search(r"  function effective.*?\n  }\n", script, re.DOTALL).group(0)
-    call = f"console.log(JSON.stringify(effective({hessian.tolist()}, {P.tolist()})))"
-    result = json.loads(subprocess.run(["node", "-e", function + call], capture_output=True, check=True).stdout)
+    result = json.loads(MiniRacer().eval(f"{function} JSON.stringify(effective({hessian.tolist()}, {P.tolist()}))"))
     eigenvalues, Q = cflows.quadratic.effective_eigh(hessian, P)
     np.testing.assert_allclose(result["values"], eigenvalues)
     np.testing.assert_allclose(abs(np.array(result["vectors"]).T), abs(Q / np.linalg.norm(Q, axis=0)), atol=1e-12)
