@@ -65,7 +65,7 @@ class Wide:
 
 
 class Reference(processes.Central):
-    def third_derivatives(self, U, p):
+    def third_derivatives(self, U, p, known=None):
         HU, T = self.f.differences(self.w, self.g, U, self.reach)
         return T, HU
 

@@ -7,6 +7,7 @@ minimising ½⟨X, B[X]⟩ + ⟨A, X⟩ over X ⪰ 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 from numpy.typing import ArrayLike
+from scipy.linalg.lapack import dgesv, dpotrf, dpotrs, dsyevd  # NumPy's wrappers cost more than such small problems
 
 from .errors import ConvergenceError
 
@@ -78,9 +80,9 @@ def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: boo
     >>> solve([[-3.0]], [[[[2.0]]]]).X  # k = 1: max(0, -A / B)
     array([[1.5]])
     """
-    A, B, flat = _check(A, B)
+    A, B, flat, factor = _check(A, B)
     best = Solution(np.zeros_like(A), np.inf, False)
-    for X in _candidates(A, flat):
+    for X in _candidates(A, flat, factor):
         residual = kkt_residual(A, B, X)
         if residual < best.residual:
             best = Solution(X, residual, residual <= TOL)
@@ -110,41 +112,44 @@ def kkt_residual(A: Float[np.ndarray, "k k"], B: Float[np.ndarray, "k k k k"], X
     float
     """
     Y = A + (B.reshape(X.size, X.size) @ X.ravel()).reshape(X.shape)
-    Y = (Y + Y.T) / 2
-    nx, na = np.linalg.norm(X), np.linalg.norm(A)
-    if not np.isfinite(nx):
+    nx, na = math.sqrt(np.vdot(X, X)), math.sqrt(np.vdot(A, A))
+    if not math.isfinite(nx):
         return np.inf
-    violations = [max(0.0, -np.linalg.eigvalsh(Y)[0]) / (na or 1.0)]
+    violation = max(0.0, -_lowest((Y + Y.T) / 2)) / (na or 1.0)
     if nx > 0:
-        violations += [max(0.0, -np.linalg.eigvalsh(X)[0]) / nx, abs(np.vdot(X, Y)) / (nx * (na or 1.0))]
-    return float(max(violations))
+        violation = max(violation, -_lowest(X) / nx, abs(np.vdot(X, Y)) / (nx * (na or 1.0)))
+    return float(violation)
 
 
-def _candidates(A: np.ndarray, B: np.ndarray) -> Iterator[np.ndarray]:
-    """Answers to try in turn, cheapest first; the caller checks each. B as a matrix over the basis."""
+def _lowest(M: np.ndarray) -> float:
+    """Smallest eigenvalue of a symmetric matrix."""
+    return dsyevd(M, compute_v=0)[0][0]
+
+
+def _candidates(A: np.ndarray, B: np.ndarray, L: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Answers to try in turn, cheapest first; the caller checks each. B as a matrix over the basis; L its factor."""
     k = len(A)
     basis = _svec_basis(k)
     if k == 1:
         yield np.maximum(0.0, -A / B) if B[0, 0] > 0 else np.zeros((1, 1))
         return
-    if np.linalg.eigvalsh(A)[0] >= 0:
+    if _lowest(A) >= 0:
         yield np.zeros_like(A)
         return
     # Every eigenvalue stays locked: B[X] = -A, and of its solutions the smallest.
-    L, singular = scipy.linalg.lapack.dpotrf(B, lower=1)
-    if singular or L.diagonal().min() < 1e-5 * L.diagonal().max():
+    if L is None or L.diagonal().min() < 1e-5 * L.diagonal().max():
         x = np.linalg.lstsq(B, -basis.T @ A.ravel(), rcond=1e-13)[0]
     else:
-        x = scipy.linalg.lapack.dpotrs(L, -basis.T @ A.ravel(), lower=1)[0]
+        x = dpotrs(L, -basis.T @ A.ravel(), lower=1)[0]
     X = (basis @ x).reshape(k, k)
-    if np.linalg.eigvalsh(X)[0] >= 0:
+    if _lowest(X) >= 0:
         yield X
     # Unit scale: X = s D x D with D diagonal such that the scaled operator's entries b_aaaa are 1.
     diagonal = B.diagonal()[np.cumsum(range(1, k + 1)) - 1]
     D = np.where(diagonal > 1e-28 * diagonal.max(), diagonal, diagonal.max() or 1.0) ** -0.25
     a = D[:, None] * A * D
     s = abs(a).max()
-    M = basis.T @ np.kron(np.diag(D), np.diag(D)) @ basis
+    M = _congruence(np.diag(D))
     for method in (_newton, _interior_point):
         for x in method(a / s, M @ B @ M, basis):
             yield s * (D[:, None] * x * D)
@@ -153,22 +158,22 @@ def _candidates(A: np.ndarray, B: np.ndarray) -> Iterator[np.ndarray]:
 def _newton(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int = 12):
     """Newton's method for X = Π₊(X - Y), Y = a + b[X], which is semismooth :cite:`sun2002`; it may not converge."""
     k = len(a)
-    x, start = np.zeros(len(b)), basis.T @ a.ravel()
+    x, start, eye, pairs = np.zeros(len(b)), basis.T @ a.ravel(), np.eye(len(b)), _pairs(k)
     for _ in range(steps):
-        w, Q = np.linalg.eigh((basis @ (x - start - b @ x)).reshape(k, k))
-        plus = w.clip(min=0)
+        w, Q, _ = dsyevd((basis @ (x - start - b @ x)).reshape(k, k))
+        plus = np.maximum(w, 0)
         projected = basis.T @ ((Q * plus) @ Q.T).ravel()
         off = projected - x
-        if np.linalg.norm(off) < 1e-7 * np.linalg.norm(x):
+        if off @ off < 1e-14 * (x @ x):
             yield (Q * plus) @ Q.T
-        gaps = abs(w)[:, None] + abs(w)
-        slope = np.where(gaps > 0, (plus[:, None] + plus) / np.where(gaps > 0, gaps, 1), 0)  # of Π₊, pair by pair
-        S = basis.T @ np.kron(Q, Q) @ basis
-        slope = (S * ((basis != 0).T @ slope.ravel() / (basis != 0).sum(0))) @ S.T
-        try:
-            x = x + np.linalg.solve(np.eye(len(b)) - slope @ (np.eye(len(b)) - b), off)
-        except np.linalg.LinAlgError:
+        size = np.maximum(abs(w), 1e-300)
+        slope = (plus[:, None] + plus) / (size[:, None] + size)  # of Π₊, pair by pair
+        S = _congruence(Q)
+        slope = (S * slope[pairs]) @ S.T
+        _, _, step, singular = dgesv(eye - slope @ (eye - b), off)
+        if singular:
             return
+        x = x + step
 
 
 def _interior_point(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int = 100):
@@ -189,7 +194,7 @@ def _interior_point(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int 
         try:
             G, lam = _nt_scaling(X, Y)
             # In the scaled space both X and Y are diag(lam); the operator and the residual of Y = a + b[X] become
-            M = basis.T @ np.kron(G, G) @ basis
+            M = _congruence(G)
             bs = M.T @ b @ M
             r = basis.T @ (G.T @ (a + op(X) - Y) @ G).ravel()
             factor = scipy.linalg.cho_factor(eye + (bs + bs.T) / 2, check_finite=False)
@@ -249,20 +254,37 @@ def _longest(lam: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> float:
     return 1 / max(-lowest, 0.98)
 
 
+def _congruence(Q: np.ndarray) -> np.ndarray:
+    """The matrix over the basis of X ↦ QXQᵀ."""
+    factors, weights = _factors(len(Q))
+    a, b, c, d = Q.take(factors)
+    return (a * b + c * d) * weights
+
+
+@cache
+def _factors(k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where in Q its entries are that make up `_congruence`, and with which weights."""
+    i, j = _pairs(k)
+    weights = np.where(i == j, 0.5**0.5, 1.0)
+    return np.stack([k * a[:, None] + b for a, b in ((i, i), (j, j), (i, j), (j, i))]), np.outer(weights, weights)
+
+
+_pairs = cache(np.tril_indices)  # the order of the basis
+
+
 @cache
 def _svec_basis(k: int) -> np.ndarray:
     """Orthonormal basis (k², k(k+1)/2) of the symmetric matrices among all k x k matrices."""
     columns = []
-    for i in range(k):
-        for j in range(i + 1):
-            E = np.zeros((k, k))
-            E[i, j] = E[j, i] = 1.0
-            columns.append((E / np.linalg.norm(E)).ravel())
+    for i, j in zip(*_pairs(k), strict=True):
+        E = np.zeros((k, k))
+        E[i, j] = E[j, i] = 1.0
+        columns.append((E / np.linalg.norm(E)).ravel())
     return np.array(columns).T
 
 
-def _check(A: ArrayLike, B: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A and B as arrays, and B as a matrix over the basis, or a complaint."""
+def _check(A: ArrayLike, B: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """A and B as arrays, B as a matrix over the basis and its Cholesky factor, if it has one; or a complaint."""
     A, B = np.asarray(A), np.asarray(B)
     for name, value in (("A", A), ("B", B)):
         if value.dtype.kind not in "fiu":
@@ -273,26 +295,23 @@ def _check(A: ArrayLike, B: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarr
     k = len(A)
     if B.shape != (k, k, k, k):
         raise ValueError(f"B has shape {B.shape}; with A {A.shape} it must be {(k, k, k, k)}")
-    for name, value in (("A", A), ("B", B)):
-        if not np.isfinite(value).all():
+    matrix = B.reshape(k * k, k * k)
+    sizes = abs(A).max(), abs(matrix).max()
+    for name, value, size in (("A", A, sizes[0]), ("B", B, sizes[1])):
+        if not math.isfinite(size):
             raise ValueError(f"{name} holds {np.sum(~np.isfinite(value))} values that are not finite")
-    if (gap := abs(A - A.T).max()) > 1e-8 * abs(A).max():
+    if (gap := abs(A - A.T).max()) > 1e-8 * sizes[0]:
         raise ValueError(f"A is not symmetric: |A - Aᵀ| reaches {gap:.3g}; pass (A + A.T) / 2 if that is rounding")
     basis = _svec_basis(k)
-    matrix = B.reshape(k * k, k * k)
     flat = basis.T @ matrix @ basis
-    if abs(matrix - basis @ (flat + flat.T) @ basis.T / 2).max() > 5e-9 * abs(matrix).max():
+    if abs(matrix - basis @ (flat + flat.T) @ basis.T / 2).max() > 5e-9 * sizes[1]:
         for axes, what in (((2, 3, 0, 1), "B[c,d,a,b]"), ((1, 0, 2, 3), "B[b,a,c,d]")):
-            if (gap := abs(B - B.transpose(axes)).max()) > 1e-8 * abs(matrix).max():
+            if (gap := abs(B - B.transpose(axes)).max()) > 1e-8 * sizes[1]:
                 raise ValueError(f"B is not symmetric: |B[a,b,c,d] - {what}| reaches {gap:.3g}; average the two")
-    shifted = flat.copy()
-    shifted.flat[:: len(flat) + 1] *= 1 + 1e-7
-    if (
-        scipy.linalg.lapack.dpotrf(shifted, lower=1)[1]  # not positive definite: see by how much
-        and (spectrum := np.linalg.eigvalsh(flat))[0] < -1e-6 * max(abs(spectrum))
-    ):
+    L, singular = dpotrf(flat, lower=1)
+    if singular and (spectrum := np.linalg.eigvalsh(flat))[0] < -1e-6 * max(abs(spectrum)):
         raise ValueError(
             f"B is indefinite: its eigenvalues go from {spectrum[0]:.3g} to {spectrum[-1]:.3g}; as a sum of squares "
             "it must be positive semidefinite"
         )
-    return (A + A.T) / 2, B, flat
+    return (A + A.T) / 2, B, flat, None if singular else L

@@ -81,6 +81,7 @@ def solve(
     tol: float | None = None,
     max_rank: int | None = None,
     max_products: int = 10_000,
+    remember: int | None = None,
     throw: bool = True,
 ) -> Solution:
     """The stationary preconditioner P̄ of RMSProp, or P̂ for ``lr=math.inf``.
@@ -104,6 +105,9 @@ def solve(
         Largest number of columns of V to try with products (default: √(2n) + 10; √(2n) always suffice for Z).
     max_products : int
         Hessian-vector products after which to give up (looked at between rounds, so that more may be spent).
+    remember : int, optional
+        Vectors whose products with H are kept, so that H is asked for few new ones (default: at least 200, and up to
+        10⁷ / n). 0 where products cost less than computing with those, as for a diagonal plus a matrix of low rank.
     throw : bool
         Raise if not converged (otherwise see ``converged``).
 
@@ -141,6 +145,8 @@ def solve(
         raise ValueError(f"lr is {lr!r}; a learning rate must be positive (math.inf for the first term alone)")
     if tol is not None and not tol > 0:
         raise ValueError(f"tol is {tol}; it must be positive")
+    if remember is not None and remember < 0:
+        raise ValueError(f"remember is {remember}; it must not be negative")
     g = g.detach()
     b = g.abs() / lr  # zero if η is infinite
     if tol is None:
@@ -153,18 +159,19 @@ def solve(
             raise ValueError("start holds values that are not finite")
         if V0 is not None and (V0.ndim != 2 or len(V0) != len(g)):
             raise ValueError(f"start has shape {tuple(V0.shape)}; with {len(g)} weights it must be ({len(g)}, r)")
-        found = _low_rank(
-            hessian, g, b.double(), V0, tol, max_rank or 10 + math.ceil(math.sqrt(2 * len(g))), max_products
-        )
+        H = _Hessian(hessian, g, 1e-3 * tol, max(200, 10**7 // len(g)) if remember is None else remember)
+        found = _low_rank(H, b.double(), V0, tol, max_rank or 10 + math.ceil(math.sqrt(2 * len(g))), max_products)
     else:
-        H = torch.as_tensor(hessian, device=g.device)
-        if H.shape != (len(g), len(g)):
-            raise ValueError(f"hessian has shape {tuple(H.shape)}; with {len(g)} weights it must be {(len(g), len(g))}")
-        if not H.isfinite().all():
+        full = torch.as_tensor(hessian, device=g.device)
+        if full.shape != (len(g), len(g)):
+            raise ValueError(
+                f"hessian has shape {tuple(full.shape)}; with {len(g)} weights it must be {(len(g), len(g))}"
+            )
+        if not full.isfinite().all():
             raise ValueError("hessian holds values that are not finite")
-        if (H - H.T).abs().max() > 1e-6 * H.abs().max():
+        if (full - full.T).abs().max() > 1e-6 * full.abs().max():
             raise ValueError("hessian is not symmetric; pass (H + H.T) / 2 if that is what is meant")
-        found = _dense((H + H.T).double() / 2, b.double(), tol)
+        found = _dense((full + full.T).double() / 2, b.double(), tol)
     p = found.p.to(g.dtype)
     p = torch.where(p < found.p, torch.nextafter(p, torch.full_like(p, math.inf)), p)  # rounded up: it stays feasible
     arrays = {"p": p, "nu": torch.where(p > 0, (lr * p).square(), 0.0), "factor": found.factor.to(g.dtype)}
@@ -330,9 +337,9 @@ class _Hessian:
     ``product`` is H. ``model`` is what is known of it, H less its block on the complement of that span; it is free.
     """
 
-    def __init__(self, hvp: Callable[[Tensor], Tensor], like: Tensor, negligible: float):
+    def __init__(self, hvp: Callable[[Tensor], Tensor], like: Tensor, negligible: float, most: int):
         self.hvp, self.like, self.spent = hvp, like, 0
-        self.most = max(200, 10**7 // len(like))  # vectors to remember
+        self.most = most  # vectors to remember
         self.negligible = max(negligible, 30 * torch.finfo(like.dtype).eps)
         self.Q = self.HQ = torch.zeros(len(like), 0, dtype=torch.float64, device=like.device)
         self.A = self.Q.T @ self.HQ
@@ -349,8 +356,10 @@ class _Hessian:
         new = outside[:, outside.norm(dim=0) > self.negligible * V.norm(dim=0)]
         new = orthonormalise(new / new.norm(dim=0), self.Q)[:, : len(V) - self.Q.shape[1]]
         if new.shape[1]:
+            known = new.T @ self.HQ
             self.Q, self.HQ = torch.cat([self.Q, new], dim=1), torch.cat([self.HQ, self._new(new)], dim=1)
-            A = self.Q.T @ self.HQ
+            A = self.Q.T @ self.HQ[:, -new.shape[1] :]
+            A = torch.cat([torch.cat([self.A, known]), A], dim=1)
             if (A - A.T).abs().max() > 0.01 * A.abs().max():
                 raise ValueError("hessian(V) is not symmetric: u · Hv and v · Hu differ by more than a hundredth")
             self.A = (A + A.T) / 2
@@ -374,8 +383,7 @@ class _Hessian:
 
 
 def _low_rank(
-    hvp: Callable[[Tensor], Tensor],
-    like: Float[Tensor, "n"],
+    H: _Hessian,
     b: Float[Tensor, "n"],
     start: Tensor | None,
     tol: float,
@@ -393,7 +401,6 @@ def _low_rank(
     random = torch.as_tensor(generator.standard_normal((n, 4)), dtype=b.dtype, device=b.device)
     V = random[:, :3] / random[:, :3].norm(dim=1, keepdim=True) / 2 if start is None else start
     V, spare = V[:, :n], random[:, 3:]
-    H = _Hessian(hvp, like, 1e-3 * tol)
     best: Solution | None = None
     gap, stalled = 1.0, 0
 
@@ -403,15 +410,15 @@ def _low_rank(
 
     p = multiplier(H.product(V))
     while True:
-        V = _ascend(H.product if H.full else H.model, V, b, p, 0.02 * max(gap, tol) / 10**stalled)
+        V = _ascend(H.product if H.full else H.model, V, b, p, 0.02 * max(abs(gap), tol) / 10**stalled)
         adds, Q = torch.linalg.eigh(V.T @ (p[:, None] * V))  # what columns add to the dual
-        least = 0.01 * max(gap, tol) * float((p + b.square() / p).sum())
+        least = 0.01 * max(abs(gap), tol) * float((p + b.square() / p).sum())
         if not stalled:
             V = V @ Q[:, (adds > least) | (adds == adds[-1])]
         HV = H.product(V)
         p = multiplier(HV)
         k = 1 if H.full else min(V.shape[1], n)
-        tight = max(tol / 4, 100 * torch.finfo(like.dtype).eps)
+        tight = max(tol / 4, 100 * torch.finfo(H.like.dtype).eps)
         pairs = _eigenpairs(H, p, k, torch.cat([V, spare], dim=1), max(gap / 3, tight))
         point = _certificate(p, V, HV, b, tol, pairs, 1, 0.0)
         hidden, checked = None, point.converged
@@ -446,7 +453,7 @@ def _low_rank(
             dense = _dense(H.product(torch.eye(n, dtype=b.dtype, device=b.device)), b, tol)
             return replace(dense if dense.gap < abs(best.gap) else best, hvps=H.spent, message=dense.message)
         else:
-            message = f"it does not get better, and λ_max(P⁻¹H) is {top:.6g}; {like.dtype} may not allow more"
+            message = f"it does not get better, and λ_max(P⁻¹H) is {top:.6g}; {H.like.dtype} may not allow more"
         return replace(best, hvps=H.spent, message=message)
 
 
@@ -466,7 +473,7 @@ def _search(
     """
     n, delta, root = len(p), 1e-6, p.sqrt()
     known = torch.linalg.qr(root[:, None] * U).Q
-    basis = known.new_zeros(n, 0)
+    vectors = known.new_zeros(n, 32)
     diagonal: list[float] = []
     beside: list[float] = []
     reach = math.log(2 * math.sqrt(n / delta))
@@ -476,13 +483,16 @@ def _search(
     if U.shape[1] >= n:
         return -math.inf, None
     while True:
-        q = w / norm
-        basis = torch.cat([basis, q[:, None]], dim=1)
+        q, m = w / norm, len(diagonal) + 1
+        if m > vectors.shape[1]:
+            vectors = torch.cat([vectors, torch.empty_like(vectors)], dim=1)
+        vectors[:, m - 1] = q
+        basis = vectors[:, :m]
         w = H.product((q / root)[:, None])[:, 0] / root
         diagonal.append(float(q @ w))
         for _ in range(2):
             w = w - known @ (known.T @ w) - basis @ (basis.T @ w)
-        norm, m = float(w.norm()), len(diagonal)
+        norm = float(w.norm())
         theta, Y = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
         low, high = float(theta[0]), float(theta[-1])
         scale = max(abs(low), abs(high), 1e-300)
