@@ -473,7 +473,7 @@ def _search(
     """
     n, delta, root = len(p), 1e-6, p.sqrt()
     known = torch.linalg.qr(root[:, None] * U).Q
-    vectors = known.new_zeros(n, 32)
+    vectors = known.new_zeros(32, n)
     diagonal: list[float] = []
     beside: list[float] = []
     reach = math.log(2 * math.sqrt(n / delta))
@@ -484,10 +484,10 @@ def _search(
         return -math.inf, None
     while True:
         q, m = w / norm, len(diagonal) + 1
-        if m > vectors.shape[1]:
-            vectors = torch.cat([vectors, torch.empty_like(vectors)], dim=1)
-        vectors[:, m - 1] = q
-        basis = vectors[:, :m]
+        if m > len(vectors):
+            vectors = torch.cat([vectors, torch.zeros_like(vectors)])
+        vectors[m - 1] = q
+        basis = vectors[:m].T
         w = H.product((q / root)[:, None])[:, 0] / root
         diagonal.append(float(q @ w))
         for _ in range(2):
