@@ -46,6 +46,8 @@ class Critical(NamedTuple):
         False for the flow without its curvature penalty.
     missed : array (k, k) or 0
         Rate at which A moves besides, as seen in the past.
+    dU, dT : Tensor (n, k) and (k, k, n), or 0
+        Rates at which U turns out of its span and T changes, as seen in the past.
     """
 
     A: Float[np.ndarray, "k k"]
@@ -53,6 +55,12 @@ class Critical(NamedTuple):
     T: Float[Tensor, "k k n"]
     penalised: bool = True
     missed: np.ndarray | float = 0.0
+    dU: Tensor | float = 0.0
+    dT: Tensor | float = 0.0
+
+    def after(self, dt: float) -> Critical:
+        """With U and T as they are expected to be some time later."""
+        return self._replace(U=self.U + dt * self.dU, T=self.T + dt * self.dT)
 
 
 class Modes(NamedTuple):
@@ -281,8 +289,9 @@ def step(
 
     Without ``critical`` this is the stable flow, and of second order in dt. With it, X is constant over the step and
     such that complementarity holds at its end: a first X from the drift at the start leads to a first end, then the
-    average of the drifts at both fixes the X of the step: equation :eq:`eq-complementarity`. Since the eigenvectors
-    stand still over a step, this is of first order.
+    average of the drifts at both fixes the X of the step: equation :eq:`eq-complementarity`. Eigenvectors and third
+    derivatives are those expected at the middle of the step; where it is not known how they change (``critical.dU``,
+    ``critical.dT``), the step is of first order.
 
     Parameters
     ----------
@@ -314,6 +323,7 @@ def step(
     """
     X, A, sigma, mean, span = np.zeros((0, 0)), np.zeros((0, 0)), None, None, (t, t + dt)
     if critical is not None:
+        critical = critical.after(dt / 2)
         a, V = np.linalg.eigh(critical.A)
         A = (V * np.maximum(a, -RECOVERY * dt)) @ V.T  # a start beyond the edge is not mended all at once
         A = (A + A.T) / 2 + dt * critical.missed

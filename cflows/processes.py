@@ -348,6 +348,7 @@ class Central(Flow):
         self.outputs = outputs
         self.substeps, self.dt = substeps, 1 / substeps
         self.accuracy = accuracy
+        self.eig_tol = min(self.eig_tol, accuracy / 5)  # eigenvectors that are off by more would seem to turn
 
     def state(self) -> dict[str, Any]:
         critical = self.critical and tuple(map(torch.as_tensor, self.critical))
@@ -356,8 +357,8 @@ class Central(Flow):
     def load(self, state: dict[str, Any]) -> None:
         super().load(state)
         if self.critical:
-            A, U, T, penalised, missed = map(torch.as_tensor, self.critical)
-            self.critical = flows.Critical(flows.float64(A), U, T, bool(penalised), flows.float64(missed))
+            A, U, T, penalised, missed, dU, dT = map(torch.as_tensor, self.critical)
+            self.critical = flows.Critical(flows.float64(A), U, T, bool(penalised), flows.float64(missed), dU, dT)
         if self.modes:
             self.modes = flows.Modes(*self.modes)
 
@@ -440,43 +441,44 @@ class Central(Flow):
             self.t = start + (j + 1) / count
             if self.critical:
                 assert self.next.drift is not None
-                self.critical = self.critical._replace(A=self.next.A)
+                self.critical = self.critical.after(self.dt)._replace(A=self.next.A)
                 self.drifted += self.dt * float(np.linalg.norm(self.next.drift.alpha))
 
     def refresh(self) -> None:
         """Take up what was seen of the eigenvalues near 2, and judge by it what was supposed since the last look.
 
-        What the drift has missed of 2P - H is made up for over as long as it took to accrue, not at once.
+        Until the next look eigenvectors and third derivatives go on changing as they have since the last. What the
+        drift has missed of 2P - H is made up for over as long as it took to accrue, not at once.
         """
         values, U, P = self.pairs.values, self.pairs.U, self.p()[:, None]
         k, past, before = int((values > 2 - CRITICAL).sum()), self.critical, self.modes
-        critical = U[:, :k]
-        A = flows.float64(critical.T @ (2 * P * critical - self.pairs.HU[:, :k]))
+        critical, HU = U[:, :k], self.pairs.HU[:, :k]
+        A = flows.float64(critical.T @ (2 * P * critical - HU))
         A, missed = (A + A.T) / 2, np.zeros((k, k))
-        interval = self.dt
+        interval, age = self.dt, self.t - self.looked
         if before:
-            age = self.t - self.looked
-            # eigenvectors are those of the last look, but for a rotation and for what has turned out of their span
-            R = torch.linalg.solve(before.U.T @ (P * before.U), before.U.T @ (P * U))
-            out = U - before.U @ R
-            turned = flows.float64((out * P * out).sum(0))
+            # eigenvectors are those of the last look, but for a rotation R and for what has turned out of their span
+            R, turned = _expand(U, before.U, P)
+            same = torch.as_tensor(_squares(turned, P) < TURNED, dtype=U.dtype, device=U.device)
             growth = 2.0 if k == 0 else 0.0
             if past and k:
-                r, known = flows.float64(R[: len(past.A), :k]), turned[:k] < TURNED
+                R = R[: len(past.A), :k]
+                r = flows.float64(R)
+                known = (r**2).sum(0) > 1 - TURNED  # were critical at the last look
                 missed = np.outer(known, known) * (A - r.T @ past.A @ r)
-                off = max(float(np.linalg.norm(missed)) / max(self.drifted, 1e-30), float(turned[:k].max()) ** 0.5)
+                strayed = _squares(_expand(critical, past.U, P)[1], P)[known].max(initial=0.0)
+                off = max(float(np.linalg.norm(missed)) / max(self.drifted, 1e-30), float(strayed) ** 0.5)
                 growth = float(np.clip(self.accuracy / max(off, 1e-12), 0.5, 2.0))
             interval = growth * age
             if k < min(len(values), len(before.values)):  # the next should not come to 2 unseen
                 rise = max(float(values[k] - before.values[k]) / age, 0.01)
                 interval = min(interval, float(2 - values[k]) / (2 * rise))
         self.interval = self.dt * max(1, math.floor(interval / self.dt + 0.5))
-        if before and self.guess is not None:  # they will turn on as they have turned
-            going = torch.as_tensor((turned < TURNED) * self.interval / age, dtype=U.dtype, device=U.device)
-            self.guess = torch.cat([U + going * out, self.guess[:, U.shape[1] :]], dim=1)
+        if before and self.guess is not None:
+            self.guess = torch.cat([U + self.interval / age * same * turned, self.guess[:, U.shape[1] :]], dim=1)
         self.critical = None
         if k:
-            T, twin = self.third_derivatives(critical, P[:, 0], HU := self.pairs.HU[:, :k])
+            T, twin = self.third_derivatives(critical, P[:, 0], HU)
             if (error := float((twin - HU).norm() / HU.norm())) > 0.1:
                 raise DivergenceError(
                     f"second derivatives of the loss are off from differences of its gradient by {error:.0%}: it is "
@@ -484,7 +486,25 @@ class Central(Flow):
                     "was thrown far off by eigenvalues well above 2"
                 )
             self.critical = flows.Critical(A - missed, critical, T, self.penalised, missed / self.interval)
+            if past:
+                same = torch.as_tensor(known, dtype=U.dtype, device=U.device)
+                change = T - torch.einsum("ca,db,cdn->abn", R, R, past.after(-age).T)
+                dT = torch.outer(same, same)[:, :, None] * change / age
+                self.critical = self.critical._replace(dU=same * turned[:, :k] / age, dT=dT)
         self.modes, self.looked, self.drifted = flows.Modes(values, U, P * U), self.t, 0.0
+
+
+def _expand(
+    U: Float[Tensor, "n k"], V: Float[Tensor, "n m"], P: Float[Tensor, "n 1"]
+) -> tuple[Float[Tensor, "m k"], Float[Tensor, "n k"]]:
+    """Coefficients of U over V, and the part of U that is P-orthogonal to V."""
+    R = torch.linalg.solve(V.T @ (P * V), V.T @ (P * U))
+    return R, U - V @ R
+
+
+def _squares(U: Float[Tensor, "n k"], P: Float[Tensor, "n 1"]) -> Float[np.ndarray, "k"]:
+    """‖u‖²_P of each column."""
+    return flows.float64((U * P * U).sum(0))
 
 
 class Ablated(Central):

@@ -79,7 +79,7 @@ def simulate(
     coords: Sequence[int] = (),
     outputs: Outputs | None = None,
     branch: int = 0,
-    accuracy: float = 0.02,
+    accuracy: float = 0.01,
     snapshot_every: int = 0,
     window: int = 0,
     checkpoint: str | Path | None = None,
@@ -114,8 +114,9 @@ def simulate(
         Compute them every so many steps; 0: never (not for a flow, which needs them to choose its steps). A flow also
         does so when the top one may have grown, and the central flow, once that is above 1.5, as ``accuracy`` asks for.
     eig_tol : float
-        Their residuals, relative to the largest (`top_eigenpairs`; three times that for those below 1.5). An
-        eigenvalue's own error is of the order of the square.
+        Their residuals, relative to the largest (`top_eigenpairs`; three times that for those below 1.5), at most;
+        the central flow's are no more than a fifth of ``accuracy``. An eigenvalue's own error is of the order of the
+        square.
     substeps : int
         Steps of the central flow in a unit of time, at least; more are taken where the flow bends or an eigenvalue λ is
         large (⌈λ/2.5⌉). Where one is above 2 from the start, the oscillation is made such as to lower it by at least
@@ -131,7 +132,8 @@ def simulate(
     accuracy : float
         Relative error that flows aim at between two steps at which they look at what they steer by, and then go by how
         it was seen to change. For the central flow that is eigenvectors and third derivatives, and the error that of
-        the rate at which eigenvalues move, or the sine of the angle by which an eigenvector has turned; for the
+        the rate at which eigenvalues move, or the sine of the angle between an eigenvector and what it was expected to
+        turn to; for the
         stationary flows it is P̄, and the error that of their velocity (their ``extrapolation``). It decides when the
         next look is, not whether the last was in time: eigenvalues may leave 2 by some thousandths in between, and by
         more where they change fast.
@@ -218,8 +220,8 @@ def simulate(
 def replay(f: Objective, opt: Optimizer, tree: xr.DataTree, outputs: Outputs | None = None) -> xr.DataTree:
     """Compute the last steps of a run again, from the state that it holds.
 
-    What the processes remember only to save time, such as eigenvectors, is looked for anew, so that flows agree to
-    within the tolerances of the run.
+    Eigenvectors are looked for anew, and how they turn is not known before the second look: the first steps of a
+    central flow at the edge are less accurate, the others agree to within the tolerances of the run.
 
     Parameters
     ----------

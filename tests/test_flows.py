@@ -275,12 +275,12 @@ def test_halving_the_substep_moves_the_central_flow_by_less_each_time():
     opt = RMSProp(0.01, 0.95, bias_correction=True)
     ends = {}
     for m in (1, 2, 4, 8):
-        tree = cflows.simulate(f, opt, 80, ("central",), substeps=m, eigs=3, eig_tol=1e-7, progress=False)
+        tree = cflows.simulate(f, opt, 80, ("central",), substeps=m, eigs=3, accuracy=1e-6, progress=False)
         locked = (tree["central"]["variances"] > 0).any("eig")
         assert int(locked.sum()) > 30  # it is the central flow that is tested
         ends[m] = tree["central"]["predicted_loss"].values[-20:]
     moves = [np.linalg.norm(ends[2 * m] - ends[m]) for m in (1, 2, 4)]
-    assert moves[0] > 1.8 * moves[1] > 1.8**2 * moves[2]
+    assert moves[0] > 2.5 * moves[1] > 2.5**2 * moves[2]
 
 
 def test_the_ablated_flow_leaves_the_central_flow_at_the_edge():

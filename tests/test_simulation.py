@@ -280,7 +280,9 @@ def test_the_last_steps_can_be_computed_again(tmp_path, window):
             a, b = there[variable].values, here[variable].values
             seen = np.isfinite(a) & np.isfinite(b)  # the first looks at eigenvalues are at other steps
             assert seen.any() or not np.isfinite(a).any()
-            np.testing.assert_allclose(a[seen], b[seen], rtol=1e-3, atol=1e-7, err_msg=f"{name}, {variable}")
+            # how eigenvectors turn is not known at first: steps of first order, whose errors decay
+            rtol = np.broadcast_to(np.where(np.arange(window) < 3, 0.05, 2e-3), a.T.shape).T
+            assert (abs(a - b) <= rtol * abs(b) + 1e-7)[seen].all(), f"{name}, {variable}"
     with pytest.raises(ValueError, match="optimizer of the run is"):
         simulation.replay(f, RMSProp(0.02, 0.95, bias_correction=True), tree)
     other = Objective(lambda w: (w**4).sum() + w.sum(), f.w0)
@@ -348,7 +350,7 @@ def test_kernels_whose_third_derivatives_are_wrong_do_not_matter():
 def test_a_loss_that_is_not_smooth_is_found_out():
     """At a kink the gradient jumps, which its derivatives do not see."""
     f = Objective(lambda w: w[1] * (w[0] ** 2 + 0.1 * w[0].abs()) / 2 - w[1], torch.tensor([1e-3, 9.9]).double())
-    with pytest.raises(DivergenceError, match=r"central at step .*not smooth.*GELU"):
+    with pytest.raises(DivergenceError, match=r"central (at|after) step .*not smooth.*GELU"):
         quiet(f, GradientDescent(0.2), 40, ("central",))
 
 
