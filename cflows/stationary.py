@@ -417,13 +417,13 @@ def _low_rank(
             V = V @ Q[:, (adds > least) | (adds == adds[-1])]
         HV = H.product(V)
         p = multiplier(HV)
-        k = 1 if H.full else min(V.shape[1], n)
+        k = min(V.shape[1], n)
         tight = max(tol / 4, 100 * torch.finfo(H.like.dtype).eps)
         pairs = _eigenpairs(H, p, k, torch.cat([V, spare], dim=1), max(gap / 3, tight))
         point = _certificate(p, V, HV, b, tol, pairs, 1, 0.0)
         hidden, checked = None, point.converged
         if checked:  # all pairs near 2, then a search for what they leave out
-            pairs = _eigenpairs(H, p, min(V.shape[1], n), torch.cat([V, pairs.spare], dim=1), 0.1)
+            pairs = _eigenpairs(H, p, k, torch.cat([V, pairs.spare], dim=1), 0.1)
             pairs = _eigenpairs(H, p, max(int((pairs.values > 1.9).sum()), 1), pairs.start, tight)
             bound, hidden = _search(H, p, pairs.U, 2 + tol / 2, generator)
             point = _certificate(p, V, HV, b, tol, pairs, len(pairs.values), bound)
