@@ -83,11 +83,11 @@ def timed(f, w, unit):
 
 def compare(labels, k):
     opt, f = objective(labels)
-    flow = processes.Central(f, opt, substeps=1, accuracy=0.02, eig_tol=0.01, **OPTIONS)
+    flow = processes.Central(f, opt, substeps=1, accuracy=0.01, eig_tol=0.01, **OPTIONS)
     flow.begin(f.w0, opt.init(f.w0), 1)
     w, nu, t = start(flow, k)
 
-    ours = processes.Central(f, opt, substeps=1, accuracy=0.02, eig_tol=0.01, **OPTIONS)
+    ours = processes.Central(f, opt, substeps=1, accuracy=0.01, eig_tol=0.01, **OPTIONS)
     processes.Process.begin(ours, w, nu, t)
     looks, steps = [], itertools.count()
 

@@ -32,7 +32,7 @@ def unit(width, examples, size, batch_size=None):
     _, g, hvp = f.linearize(f.w0)
     top = eigen.top_eigenpairs(hvp, torch.ones_like(f.w0), 1, tol=1e-3)
     opt = GradientDescent(2 / float(top.values[0]))
-    flow = processes.Central(f, opt, substeps=1, accuracy=0.02, eig_tol=0.01, **OPTIONS)
+    flow = processes.Central(f, opt, substeps=1, accuracy=0.01, eig_tol=0.01, **OPTIONS)
     flow.begin(f.w0, opt.init(g), 1)
     before, total = gradient(f, f.w0, 5), 0.0
     for i in range(UNITS):

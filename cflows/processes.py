@@ -348,7 +348,7 @@ class Central(Flow):
         self.outputs = outputs
         self.substeps, self.dt = substeps, 1 / substeps
         self.accuracy = accuracy
-        self.eig_tol = min(self.eig_tol, accuracy / 5)  # eigenvectors that are off by more would seem to turn
+        self.eig_tol = min(self.eig_tol, accuracy / 10)  # eigenvectors that are off by more would seem to turn
 
     def state(self) -> dict[str, Any]:
         critical = self.critical and tuple(map(torch.as_tensor, self.critical))

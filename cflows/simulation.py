@@ -115,7 +115,7 @@ def simulate(
         does so when the top one may have grown, and the central flow, once that is above 1.5, as ``accuracy`` asks for.
     eig_tol : float
         Their residuals, relative to the largest (`top_eigenpairs`; three times that for those below 1.5), at most;
-        the central flow's are no more than a fifth of ``accuracy``. An eigenvalue's own error is of the order of the
+        the central flow's are no more than a tenth of ``accuracy``. An eigenvalue's own error is of the order of the
         square.
     substeps : int
         Steps of the central flow in a unit of time, at least; more are taken where the flow bends or an eigenvalue λ is
