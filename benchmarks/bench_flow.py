@@ -116,8 +116,8 @@ def compare(labels, k):
     found["published"] = timed(f, w, unit)
     found["published"] |= {"products": float(np.mean(counts[1:])), "residual": max(residuals[1:])}
 
-    reference = Reference(Wide(f), opt, substeps=16, accuracy=1e-12, eig_tol=1e-4, **OPTIONS)
-    reference.reach = ours.reach
+    reference = Reference(Wide(f), opt, substeps=16, accuracy=1e-12, eig_tol=1, **OPTIONS)
+    reference.eig_tol, reference.reach = 1e-4, ours.reach
     processes.Process.begin(reference, w.double(), nu.double(), t)
     for i in range(UNITS):
         reference.observe(i)

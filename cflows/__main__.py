@@ -25,7 +25,9 @@ def list_runs() -> None:
         for path in sorted(folder.glob("*.nc")):
             try:
                 attrs = experiments.load(path).attrs
-                print(f"  {path}  {attrs['date']}  {attrs['seconds']:.0f} s")
+                e = json.loads(attrs["experiment"])
+                what = f"lr {e['lr']:g}, {e['steps']} steps, width {e['width']}"
+                print(f"  {path}  {what}  {attrs['date']}  {attrs['seconds']:.0f} s")
             except ValueError as error:
                 print(f"  {error}")
 

@@ -88,6 +88,10 @@ class Experiment:
     batch_size: int | None = None
     """images at a time (bounds memory)"""
 
+    def __post_init__(self) -> None:
+        if self.coords < 0:
+            raise ValueError(f"coords is {self.coords}; it must not be negative")
+
 
 TINY = Experiment(width=2, per_class=25, size=8, eig_every=10, window=10)
 LARGE = Experiment(width=16, blocks=3, per_class=250, size=32)

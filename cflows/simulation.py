@@ -543,6 +543,12 @@ def _check(
     if any(issubclass(KINDS[name], Stationary) for name in names):
         if type(opt) is not RMSProp:
             raise ValueError(f"opt is {type(opt).__name__}; the stationary flows are those of RMSProp")
+        if integers["branch"] >= integers["steps"]:
+            warnings.warn(
+                f"the stationary flows begin at step branch, {integers['branch']}, and there are {integers['steps']} "
+                "steps: they are empty",
+                stacklevel=3,
+            )
         if integers["branch"] and "central" not in names:
             raise ValueError('the stationary flows leave the central flow at step branch; add "central" to processes')
     if "midpoint" in names:

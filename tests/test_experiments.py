@@ -10,7 +10,7 @@ import cflows
 from cflows import experiments
 from cflows.__main__ import main
 
-SMALL = {"width": 2, "per_class": 2, "size": 8, "steps": 6, "coords": 2, "warmup": 0, "window": 2}
+SMALL = {"width": 2, "per_class": 2, "size": 8, "steps": 6, "coords": 2, "warmup": 0, "window": 2, "branch": 2}
 
 
 def test_a_run_is_computed_once(monkeypatch, cache):
@@ -95,6 +95,8 @@ def test_bad_input_is_named(tmp_path, cache):
         experiments.run("adam")
     with pytest.raises(ValueError, match="no preset 'huge'; it has ci, laptop, paper"):
         experiments.run("rmsprop-resnet", "huge")
+    with pytest.raises(ValueError, match="coords is -1"):
+        experiments.get("rmsprop-resnet", coords=-1)
     with pytest.raises(ValueError, match=r"no option \['leaning_rate'\]; they have .*lr"):
         experiments.run("rmsprop-resnet", "ci", leaning_rate=1)
     with pytest.raises(ValueError, match=r"no run file .*x\.nc"):
@@ -108,12 +110,12 @@ def test_bad_input_is_named(tmp_path, cache):
 
 def test_command_line(capsys):
     options = ["--width", "2", "--per-class", "2", "--size", "8", "--steps", "6", "--coords", "2", "--warmup", "0"]
-    options += ["--window", "2"]
+    options += ["--window", "2", "--branch", "2"]
     assert main(["run", "rmsprop-resnet:ci", *options]) == 0
     path = capsys.readouterr().out.strip()
     assert path == str(experiments.path_of(experiments.get("rmsprop-resnet", "ci", **SMALL)))
     assert main(["list"]) == 0
-    assert path in capsys.readouterr().out
+    assert f"{path}  lr 0.0001, 6 steps, width 2" in capsys.readouterr().out
     assert main(["info", path]) == 0
     shown = capsys.readouterr().out
     assert "lr: 0.0" in shown

@@ -38,6 +38,12 @@ def test_the_tree():
     assert float(central["eigenvalues"][-1].max()) < 2.02
 
 
+def test_a_branch_after_the_end_is_pointed_out():
+    with pytest.warns(UserWarning, match="begin at step branch, 9, and there are 2 steps"):
+        tree = quiet(mlp_objective(), OPT, 2, ("central", "stationary"), branch=9)
+    assert tree["stationary"]["loss"].isnull().all()
+
+
 def test_stationary_flows_leave_the_central_flow_at_the_branch():
     processes = ("central", "stationary", "ablated_stationary")
     tree = quiet(mlp_objective(width=8, examples=20), OPT, 60, processes, branch=30)
