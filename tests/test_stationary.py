@@ -119,6 +119,10 @@ def test_low_rank_at_some_size():
     assert s.hvps == products < 100
     again = stationary.solve(hvp, g, 3.0, start=s.factor, tol=1e-6)
     assert again.hvps < s.hvps / 2
+    direct = stationary.solve(hvp, g, 3.0, tol=1e-6, remember=0)  # H itself in place of what is known of it
+    assert direct.gap <= 1e-6
+    assert direct.primal == pytest.approx(s.primal, rel=2e-6)
+    np.testing.assert_allclose(direct.p, s.p, rtol=0.02)
 
 
 @pytest.mark.parametrize("v", [[1.0, 1.0, 1.0], [1.0, 2.0, 3.0]])
@@ -235,6 +239,8 @@ def test_an_eigenvalue_that_the_guess_does_not_see():
 def test_bad_input_is_named(hessian, grad, lr, error, message):
     with pytest.raises(error, match=message):
         stationary.solve(hessian, grad, lr)
+    with pytest.raises(ValueError, match="remember is -1"):
+        stationary.solve(np.eye(2), np.ones(2), 1.0, remember=-1)
 
 
 def test_unconstrained_against_cvxpy():
