@@ -83,13 +83,10 @@ def timed(f, w, unit):
 
 def compare(labels, k):
     opt, f = objective(labels)
-    flow = processes.Central(f, opt, substeps=1, accuracy=0.01, eig_tol=0.01, **OPTIONS)
-    flow.begin(f.w0, opt.init(f.w0), 1)
-    w, nu, t = start(flow, k)
-
     ours = processes.Central(f, opt, substeps=1, accuracy=0.01, eig_tol=0.01, **OPTIONS)
-    processes.Process.begin(ours, w, nu, t)
-    looks, steps = [], itertools.count()
+    ours.begin(f.w0, opt.init(f.w0), 1)
+    w, nu, t = start(ours, k)
+    looks, steps = [], itertools.count(1)
 
     def unit():
         record = ours.observe(next(steps))
@@ -98,10 +95,10 @@ def compare(labels, k):
         ours.advance()
 
     found = {"cflows": timed(f, w, unit)}
-    products, residuals, locked = zip(*looks[1:], strict=True)
+    products, residuals, locked = zip(*looks, strict=True)
     found["cflows"] |= {
         "looks": len(looks) / UNITS,
-        "products": sum(products) / (UNITS - 1),
+        "products": sum(products) / UNITS,
         "residual": max(residuals),
         "off": max(abs(x - 2) for values in locked for x in values) / 2,
     }
