@@ -47,7 +47,8 @@ class Critical(NamedTuple):
     missed : array (k, k) or 0
         Rate at which A moves besides, as seen in the past.
     dU, dT : Tensor (n, k) and (k, k, n), or 0
-        Rates at which U turns out of its span and T changes, as seen in the past.
+        Rates at which U turns out of the span of all eigenvectors that are followed, and at which T changes, as seen
+        in the past.
     """
 
     A: Float[np.ndarray, "k k"]

@@ -348,7 +348,8 @@ class Central(Flow):
         self.outputs = outputs
         self.substeps, self.dt = substeps, 1 / substeps
         self.accuracy = accuracy
-        self.eig_tol = min(self.eig_tol, accuracy / 10)  # eigenvectors that are off by more would seem to turn
+        # eigenvectors that are off by more would seem to turn
+        self.eig_tol = min(self.eig_tol, max(accuracy / 10, 100 * torch.finfo(f.w0.dtype).eps))
 
     def state(self) -> dict[str, Any]:
         critical = self.critical and tuple(map(torch.as_tensor, self.critical))
@@ -399,11 +400,11 @@ class Central(Flow):
 
     def resolve(self) -> Float[np.ndarray, "k"]:
         """Variances along the P-orthonormal eigenvectors of Σ, descending; sets ``axes`` and ``factor``."""
-        X = self.next.X
-        variances, Q = np.linalg.eigh(X)
-        variances, Q = variances[::-1], Q[:, ::-1].copy()
-        variances = np.where(variances > 1e-12 * variances.max(initial=0), variances, 0.0)
         U = self.critical.U if self.critical else self.w.new_empty(self.f.dim, 0)
+        C = np.linalg.cholesky(flows.float64(U.T @ (self.p()[:, None] * U)))  # P has moved on since U was orthonormal
+        variances, Q = np.linalg.eigh(C.T @ self.next.X @ C)
+        variances, Q = variances[::-1], np.linalg.solve(C.T, Q[:, ::-1])
+        variances = np.where(variances > 1e-12 * variances.max(initial=0), variances, 0.0)
         axes = U @ torch.as_tensor(Q, dtype=U.dtype, device=U.device)
         if self.axes is not None:  # keep their directions from step to step
             overlap = self.axes.T @ (self.p()[:, None] * axes)
@@ -457,18 +458,18 @@ class Central(Flow):
         A, missed = (A + A.T) / 2, np.zeros((k, k))
         interval, age = self.dt, self.t - self.looked
         if before:
-            # eigenvectors are those of the last look, but for a rotation R and for what has turned out of their span
-            R, turned = _expand(U, before.U, P)
+            turned = _expand(U, before.U, P)[1]  # out of the span of what was followed
             same = torch.as_tensor(_squares(turned, P) < TURNED, dtype=U.dtype, device=U.device)
             growth = 2.0 if k == 0 else 0.0
             if past and k:
-                R = R[: len(past.A), :k]
-                r = flows.float64(R)
-                known = (r**2).sum(0) > 1 - TURNED  # were critical at the last look
+                # critical eigenvectors are those of the last look, but for a rotation and for what has turned
+                R, out = _expand(critical, before.U[:, : len(past.A)], P)
+                out = _squares(out, P)
+                r, known = flows.float64(R), out < TURNED
                 missed = np.outer(known, known) * (A - r.T @ past.A @ r)
-                strayed = _squares(_expand(critical, past.U, P)[1], P)[known].max(initial=0.0)
+                strayed = _squares(_expand(critical, past.U, P)[1], P).max(where=known, initial=0.0)
                 off = max(float(np.linalg.norm(missed)) / max(self.drifted, 1e-30), float(strayed) ** 0.5)
-                growth = float(np.clip(self.accuracy / max(off, 1e-12), 0.5, 2.0))
+                growth = float(np.clip(self.accuracy / max(off, 1e-12), 0.5, 2.0)) if known.any() else 0.5
             interval = growth * age
             if k < min(len(values), len(before.values)):  # the next should not come to 2 unseen
                 rise = max(float(values[k] - before.values[k]) / age, 0.01)
@@ -488,6 +489,7 @@ class Central(Flow):
             self.critical = flows.Critical(A - missed, critical, T, self.penalised, missed / self.interval)
             if past:
                 same = torch.as_tensor(known, dtype=U.dtype, device=U.device)
+                R = R / torch.as_tensor(1 - out * known, dtype=U.dtype, device=U.device).sqrt()  # to unit vectors
                 change = T - torch.einsum("ca,db,cdn->abn", R, R, past.after(-age).T)
                 dT = torch.outer(same, same)[:, :, None] * change / age
                 self.critical = self.critical._replace(dU=same * turned[:, :k] / age, dT=dT)

@@ -112,8 +112,9 @@ def kkt_residual(A: Float[np.ndarray, "k k"], B: Float[np.ndarray, "k k k k"], X
     float
     """
     Y = A + (B.reshape(X.size, X.size) @ X.ravel()).reshape(X.shape)
-    nx, na = math.sqrt(np.vdot(X, X)), math.sqrt(np.vdot(A, A))
-    if not math.isfinite(nx):
+    size = abs(A).max() or 1.0
+    nx, na = math.sqrt(np.vdot(X, X)), size * math.sqrt(np.vdot(A / size, A / size))
+    if not (math.isfinite(nx) and math.isfinite(Y.sum())):
         return np.inf
     violation = max(0.0, -_lowest((Y + Y.T) / 2)) / (na or 1.0)
     if nx > 0:

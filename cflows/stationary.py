@@ -360,11 +360,15 @@ class _Hessian:
             self.Q, self.HQ = torch.cat([self.Q, new], dim=1), torch.cat([self.HQ, self._new(new)], dim=1)
             A = self.Q.T @ self.HQ[:, -new.shape[1] :]
             A = torch.cat([torch.cat([self.A, known]), A], dim=1)
-            if (A - A.T).abs().max() > 0.01 * A.abs().max():
-                raise ValueError("hessian(V) is not symmetric: u · Hv and v · Hu differ by more than a hundredth")
-            self.A = (A + A.T) / 2
+            self.A = self.symmetric(A)
             inside = self.Q.T @ V
         return self.HQ @ inside
+
+    @staticmethod
+    def symmetric(A: Float[Tensor, "k k"]) -> Float[Tensor, "k k"]:
+        if (A - A.T).abs().max() > 0.01 * A.abs().max():
+            raise ValueError("hessian(V) is not symmetric: u · Hv and v · Hu differ by more than a hundredth")
+        return (A + A.T) / 2
 
     def model(self, V: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         inside = self.Q.T @ V
@@ -408,7 +412,9 @@ def _low_rank(
         p = (b.square() + HV.square().sum(1) / 4).sqrt()
         return p.clamp(min=1e-6 * float(p.mean()) or 1.0)
 
-    p = multiplier(H.product(V))
+    HV = H.product(V)
+    H.symmetric(V.T @ HV)
+    p = multiplier(HV)
     while True:
         V = _ascend(H.product if H.full else H.model, V, b, p, 0.02 * max(abs(gap), tol) / 10**stalled)
         adds, Q = torch.linalg.eigh(V.T @ (p[:, None] * V))  # what columns add to the dual

@@ -141,7 +141,7 @@ def _differences(node: str, there: xr.Dataset, here: xr.Dataset) -> list[str]:
         return [f"{node}: there is no {error}"]
     least = 1e-30
     if node == "distance":  # of flows that have not parted, it is rounding
-        least = max(least, *(0.01 * float(x.max()) for x in here.data_vars.values()))
+        least = max([least, *(0.01 * float(x.max()) for x in here.data_vars.values())])
     for name in sorted(set(map(str, here.data_vars)) - NOT_COMPARED):
         width = {"eig": slice(min(x.sizes["eig"] for x in (here, there)))} if name in looks else {}
         a, b = (x[name].isel(width).values.astype(float) for x in (there, here))
