@@ -406,7 +406,7 @@ def _low_rank(
     V = random[:, :3] / random[:, :3].norm(dim=1, keepdim=True) / 2 if start is None else start
     V, spare = V[:, :n], random[:, 3:]
     best: Solution | None = None
-    gap, stalled = 1.0, 0
+    gap, stalled, grown = 1.0, 0, True
 
     def multiplier(HV: Tensor) -> Tensor:
         p = (b.square() + HV.square().sum(1) / 4).sqrt()
@@ -416,7 +416,9 @@ def _low_rank(
     H.symmetric(V.T @ HV)
     p = multiplier(HV)
     while True:
-        V = _ascend(H.product if H.full else H.model, V, b, p, 0.02 * max(abs(gap), tol) / 10**stalled)
+        V = _ascend(
+            H.product if H.full else H.model, V, b, p, 0.02 * max(abs(gap), tol) / (1 if grown else 10**stalled)
+        )
         adds, Q = torch.linalg.eigh(V.T @ (p[:, None] * V))  # what columns add to the dual
         least = 0.01 * max(abs(gap), tol) * float((p + b.square() / p).sum())
         if not stalled:
@@ -426,7 +428,7 @@ def _low_rank(
         k = min(V.shape[1], n)
         tight = max(tol / 4, 100 * torch.finfo(H.like.dtype).eps)
         pairs = _eigenpairs(H, p, k, torch.cat([V, spare], dim=1), max(gap / 3, tight))
-        point = _certificate(p, V, HV, b, tol, pairs, 1, 0.0)
+        point = _certificate(p, V, HV, b, tol, pairs, k, 0.0)
         hidden, checked = None, point.converged
         if checked:  # all pairs near 2, then a search for what they leave out
             pairs = _eigenpairs(H, p, k, torch.cat([V, pairs.spare], dim=1), 0.1)
@@ -453,6 +455,7 @@ def _low_rank(
             message = f"{H.spent} Hessian-vector products were spent; allow more (max_products), or start nearer"
         elif stalled < 10:
             U = U[:, : max(max_rank - V.shape[1], 0)]
+            grown = U.shape[1] > 0
             V = torch.cat([V, 0.3 * min(1.0, math.sqrt(abs(gap))) * U / U.abs().amax(0)], dim=1)
             continue
         elif H.Q.shape[1] == n:  # all of H is known
