@@ -463,8 +463,8 @@ class Central(Flow):
             growth = 2.0 if k == 0 else 0.0
             if past and k:
                 # critical eigenvectors are those of the last look, but for a rotation and for what has turned
-                R, out = _expand(critical, before.U[:, : len(past.A)], P)
-                out = _squares(out, P)
+                R, rest = _expand(critical, before.U[:, : len(past.A)], P)
+                out = _squares(rest, P)
                 r, known = flows.float64(R), out < TURNED
                 missed = np.outer(known, known) * (A - r.T @ past.A @ r)
                 strayed = _squares(_expand(critical, past.U, P)[1], P).max(where=known, initial=0.0)

@@ -416,9 +416,8 @@ def _low_rank(
     H.symmetric(V.T @ HV)
     p = multiplier(HV)
     while True:
-        V = _ascend(
-            H.product if H.full else H.model, V, b, p, 0.02 * max(abs(gap), tol) / (1 if grown else 10**stalled)
-        )
+        precision = 0.02 * max(abs(gap), tol) / (1 if grown else 10**stalled)
+        V = _ascend(H.product if H.full else H.model, V, b, p, precision)
         adds, Q = torch.linalg.eigh(V.T @ (p[:, None] * V))  # what columns add to the dual
         least = 0.01 * max(abs(gap), tol) * float((p + b.square() / p).sum())
         if not stalled:
