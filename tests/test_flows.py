@@ -283,6 +283,38 @@ def test_halving_the_substep_moves_the_central_flow_by_less_each_time():
     assert moves[0] > 2.5 * moves[1] > 2.5**2 * moves[2]
 
 
+def test_while_p_grows_fast():
+    """Curvature and P grow by 5 % a step: eigenvectors of the last look are then no longer of unit length."""
+    f = Objective(lambda w: torch.exp(w[1] / 2) * w[0] ** 2 / 2 - 3 * w[1], torch.tensor([1.0, 0.0]).double())
+    opt = RMSProp(0.1, 0.9, bias_correction=True)
+    rough = cflows.simulate(f, opt, 70, ("central",), eigs=1, eig_every=4, progress=False)["central"]
+    tight = cflows.simulate(f, opt, 70, ("central",), eigs=1, substeps=4, accuracy=1e-5, progress=False)["central"]
+    np.testing.assert_allclose(rough["variances"][50:, 0], tight["variances"][50:, 0], rtol=0.02)
+    seldom = cflows.simulate(f, opt, 80, ("central",), eigs=1, eig_every=20, progress=False)["central"]
+    assert float(seldom["eigenvalues"][36:].max()) < 2.05
+
+
+def test_while_eigenvectors_rotate_fast():
+    """The valley of a known answer, seen in axes that turn: what oscillates keeps the variance 2b, and T its size."""
+    eta, b = 0.2, 0.05
+
+    def loss(w):
+        c, s = torch.cos(w[3]), torch.sin(w[3])
+        u, v = c * w[0] + s * w[1], c * w[1] - s * w[0]
+        return (w[2] * u**2 + 3 * v**2) / 2 - b * w[2] - w[3] / 2
+
+    f = Objective(loss, torch.tensor([1e-3, 1e-3, 9.8, 0.0], dtype=torch.float64))
+    tree = cflows.simulate(f, GradientDescent(eta), 80, ("central",), eigs=1, eig_every=20, progress=False)["central"]
+    assert float(abs(tree["eigenvalues"][40:, 0] - 2).max()) < 1e-9
+    np.testing.assert_allclose(tree["variances"][40:, 0], 2 * b / eta, rtol=1e-9)
+
+
+def test_an_accuracy_beyond_single_precision_is_no_error():
+    f = Objective(lambda w: (w**2).sum() + (w**4).sum(), torch.tensor([1.0, 2.0]))
+    tree = cflows.simulate(f, GradientDescent(0.02), 3, ("central",), accuracy=1e-6, progress=False)
+    assert tree["central"]["loss"].notnull().all()
+
+
 def test_the_ablated_flow_leaves_the_central_flow_at_the_edge():
     """Without its curvature penalty ν alone holds the eigenvalues at 2, and it has to be larger."""
     f, opt = mlp_objective(width=8, examples=20), RMSProp(0.01, 0.95, bias_correction=True)

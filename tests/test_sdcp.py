@@ -164,3 +164,13 @@ GOOD = random_psd_operator(np.random.default_rng(6), 2, 4)
 def test_bad_input_is_named(A, B, error, message):
     with pytest.raises(error, match=message):
         sdcp.solve(A, B)
+
+
+def test_the_residual_at_any_scale():
+    A, B = -np.eye(2), np.eye(4).reshape(2, 2, 2, 2)
+    B = (B + B.transpose(1, 0, 2, 3)) / 2
+    assert sdcp.kkt_residual(A, B, np.eye(2)) == 0
+    for scale in (1e-200, 1e160):  # squares of A leave the range of floats
+        assert sdcp.kkt_residual(scale * A, scale * B, np.eye(2)) == 0
+        assert sdcp.kkt_residual(scale * A, scale * B, 7 * np.eye(2)) > 1
+    assert sdcp.kkt_residual(A, np.nan * B, np.eye(2)) == np.inf

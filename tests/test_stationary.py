@@ -241,6 +241,8 @@ def test_bad_input_is_named(hessian, grad, lr, error, message):
         stationary.solve(hessian, grad, lr)
     with pytest.raises(ValueError, match="remember is -1"):
         stationary.solve(np.eye(2), np.ones(2), 1.0, remember=-1)
+    with pytest.raises(ValueError, match="not symmetric"):
+        stationary.solve(lambda V: V.cumsum(0), torch.ones(4), 1.0, remember=0)
 
 
 def test_unconstrained_against_cvxpy():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from cflows import experiments, files, stored
 from cflows.__main__ import main
@@ -125,6 +126,16 @@ def test_a_result_that_the_code_does_not_give_is_found_out(run, variable, capsys
     solved["cosine"][-1] = 0.5
     files.save(programs, solved)
     assert any("cosine is off by" in line for line in stored.verify(programs))
+
+
+def test_distances_of_flows_that_have_not_parted_are_rounding():
+    def distances(noise):
+        return xr.Dataset({"a-b": ("step", [1.0, 1.0]), "a-c": ("step", [noise, noise])}, {"step": [0, 1]})
+
+    assert stored._differences("distance", distances(1e-7), distances(2e-7)) == []
+    assert len(stored._differences("distance", distances(0.5), distances(0.6))) == 1
+    none = xr.Dataset(coords={"step": [0, 1]})  # of one process
+    assert stored._differences("distance", none, none) == []
 
 
 def test_a_file_in_which_nothing_could_be_compared_is_found_out(run):
