@@ -427,7 +427,7 @@ def _low_rank(
         k = min(V.shape[1], n)
         tight = max(tol / 4, 100 * torch.finfo(H.like.dtype).eps)
         pairs = _eigenpairs(H, p, k, torch.cat([V, spare], dim=1), max(gap / 3, tight))
-        point = _certificate(p, V, HV, b, tol, pairs, k, 0.0)
+        point = _certificate(p, V, HV, b, tol, pairs, k, float(pairs.values[-1]))  # the others are below the last
         hidden, checked = None, point.converged
         if checked:  # all pairs near 2, then a search for what they leave out
             pairs = _eigenpairs(H, p, k, torch.cat([V, pairs.spare], dim=1), 0.1)
