@@ -406,7 +406,7 @@ def _low_rank(
     V = random[:, :3] / random[:, :3].norm(dim=1, keepdim=True) / 2 if start is None else start
     V, spare = V[:, :n], random[:, 3:]
     best: Solution | None = None
-    gap, stalled, grown = 1.0, 0, True
+    gap, stalled, grown, rounds = 1.0, 0, True, 0
 
     def multiplier(HV: Tensor) -> Tensor:
         p = (b.square() + HV.square().sum(1) / 4).sqrt()
@@ -435,10 +435,10 @@ def _low_rank(
             bound, hidden = _search(H, p, pairs.U, 2 + tol / 2, generator)
             point = _certificate(p, V, HV, b, tol, pairs, len(pairs.values), bound)
             point = replace(point, converged=point.converged and hidden is None)
-        spare, gap = pairs.spare, point.gap
+        before, spare, gap, rounds = gap, pairs.spare, point.gap, rounds + 1
         if checked and not point.converged:  # earlier gaps did not know of what was found
             best = None
-        stalled = 0 if best is None or gap < 0.99 * best.gap else stalled + 1
+        stalled = 0 if best is None or gap < 0.99 * (before if grown else best.gap) else stalled + 1
         best = point if best is None or point.converged or abs(gap) < abs(best.gap) else best
         top = float(pairs.values[0])
         basis = torch.linalg.qr(p.sqrt()[:, None] * V).Q
@@ -452,7 +452,7 @@ def _low_rank(
             message = f"λ_max(P⁻¹H) is still {top:.6g} at rank {max_rank}, the largest allowed; allow more (max_rank)"
         elif H.spent >= limit:
             message = f"{H.spent} Hessian-vector products were spent; allow more (max_products), or start nearer"
-        elif stalled < 10:
+        elif stalled < 10 and rounds < 100:
             U = U[:, : max(max_rank - V.shape[1], 0)]
             grown = U.shape[1] > 0
             V = torch.cat([V, 0.3 * min(1.0, math.sqrt(abs(gap))) * U / U.abs().amax(0)], dim=1)
