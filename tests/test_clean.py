@@ -84,7 +84,7 @@ def test_links_derive_from_the_address(monkeypatch, tmp_path):
 
 
 def test_the_status_page_says_what_notebooks_and_runs_say(monkeypatch, cache, tmp_path):
-    small = {"width": 2, "per_class": 2, "size": 8, "steps": 6, "coords": 2, "warmup": 0, "window": 2}
+    small = {"width": 2, "per_class": 2, "size": 8, "steps": 6, "coords": 2, "warmup": 0, "window": 2, "branch": 2}
     tree = experiments.run("rmsprop-resnet", "ci", **small)
     name = experiments.path_of(experiments.get("rmsprop-resnet", "ci", **small)).name
     metadata = {
