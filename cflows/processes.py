@@ -358,8 +358,8 @@ class Central(Flow):
     def load(self, state: dict[str, Any]) -> None:
         super().load(state)
         if self.critical:
-            A, U, T, penalised, missed, dU, dT = map(torch.as_tensor, self.critical)
-            self.critical = flows.Critical(flows.float64(A), U, T, bool(penalised), flows.float64(missed), dU, dT)
+            A, U, T, penalised, missed, *rates = map(torch.as_tensor, self.critical)
+            self.critical = flows.Critical(flows.float64(A), U, T, bool(penalised), flows.float64(missed), *rates)
         if self.modes:
             self.modes = flows.Modes(*self.modes)
 

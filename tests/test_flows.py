@@ -295,7 +295,7 @@ def test_while_p_grows_fast():
 
 
 def test_while_eigenvectors_rotate_fast():
-    """The valley of a known answer, seen in axes that turn: what oscillates keeps the variance 2b, and T its size."""
+    """The valley of a known answer, seen in axes that turn: what oscillates keeps its variance 2b, T its size."""
     eta, b = 0.2, 0.05
 
     def loss(w):
@@ -306,7 +306,7 @@ def test_while_eigenvectors_rotate_fast():
     f = Objective(loss, torch.tensor([1e-3, 1e-3, 9.8, 0.0], dtype=torch.float64))
     tree = cflows.simulate(f, GradientDescent(eta), 80, ("central",), eigs=1, eig_every=20, progress=False)["central"]
     assert float(abs(tree["eigenvalues"][40:, 0] - 2).max()) < 1e-9
-    np.testing.assert_allclose(tree["variances"][40:, 0], 2 * b / eta, rtol=1e-9)
+    np.testing.assert_allclose(tree["variances"][40:, 0], 2 * b / eta, rtol=1e-9)  # in the norm of P = 1/η
 
 
 def test_an_accuracy_beyond_single_precision_is_no_error():
