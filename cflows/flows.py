@@ -101,7 +101,22 @@ class Oscillation(NamedTuple):
         """That of the covariance X (k, k) over the critical eigenvectors."""
         x = torch.as_tensor(X, dtype=critical.U.dtype, device=critical.U.device)
         penalty = torch.einsum("ab,abn->n", x, critical.T) / 2
-        return cls(((critical.U @ x) * critical.U).sum(1), penalty if critical.penalised else 0 * penalty)
+        return cls(diagonal(critical.U, x), penalty if critical.penalised else 0 * penalty)
+
+
+def diagonal(U: Float[Tensor, "n k"], X: Float[Tensor, "k k"]) -> Float[Tensor, "n"]:
+    """diag UXUᵀ.
+
+    Parameters
+    ----------
+    U : Tensor (n, k)
+    X : Tensor (k, k)
+
+    Returns
+    -------
+    Tensor (n,)
+    """
+    return ((U @ X) * U).sum(1)
 
 
 def excess(p: Tensor, diag: Float[Tensor, "n"]) -> Float[Tensor, "n"]:

@@ -27,6 +27,7 @@ NEAR = 0.5  # eigenvalues above 2 - NEAR are followed at every step, and one bel
 # The classical Runge-Kutta method: time and weight of each evaluation
 STAGES = ((0.0, 1 / 6), (0.5, 1 / 3), (0.5, 1 / 3), (1.0, 1 / 6))
 TURNED = 0.1  # a critical eigenvector that has turned by more, as the square of a sine, is taken for a new one
+LATE = 5 / 12  # mean of t (1 + t) / 2 from 0 to 1: the share of a bend in what it adds up to between equally late looks
 BEND = 0.05  # where the second-order part of a step of the central flow is a larger share, its steps are shortened
 #: Effective sharpness at which the stable flow, by then stiff and far away, is stopped.
 STABLE_CAP = 8.0
@@ -336,9 +337,11 @@ class Central(Flow):
     looked = -math.inf  # time of the last look at the eigenvalues
     interval = 0.0  # units of time from one look to the next
     drifted = 0.0  # how far α has moved 2 - λ since the last look
+    late: Tensor | float = 0.0  # what ν lacks
+    X: Float[Tensor, "k k"] | None = None  # covariance over the critical eigenvectors in the last step
     axes: Tensor | None = None  # P-orthonormal eigenvectors of Σ (n, k), by descending variance
     factor: Tensor  # F (n, k) with Σ = FFᵀ: axes times standard deviations
-    extra: ClassVar = (*Flow.extra, "dt", "looked", "interval", "drifted", "axes")
+    extra: ClassVar = (*Flow.extra, "dt", "looked", "interval", "drifted", "axes", "X")
     penalised: ClassVar = True
 
     def __init__(
@@ -443,17 +446,42 @@ class Central(Flow):
             if self.critical:
                 assert self.next.drift is not None
                 self.critical = self.critical.after(self.dt)._replace(A=self.next.A)
+                self.X = torch.as_tensor(self.next.X, dtype=self.w.dtype, device=self.w.device)
                 self.drifted += self.dt * float(np.linalg.norm(self.next.drift.alpha))
+                self.catch_up()
+
+    def lacking(self, critical: Float[Tensor, "n k"]) -> Tensor | float:
+        """What ν has missed of diag Σ: critical eigenvectors have bent away from where they were expected.
+
+        They have done so more and more since the last look; most of this comes with the same sign from look to look.
+        """
+        if self.critical is None or self.X is None or not critical.shape[1]:
+            return 0.0
+        expected, P = self.critical.U, self.p()[:, None]
+        bent = _expand(expected, critical, P)[1]
+        same = torch.as_tensor(_squares(bent, P) < TURNED, dtype=bent.dtype, device=bent.device)
+        missed = flows.diagonal(expected - same * bent, self.X) - flows.diagonal(expected, self.X)
+        rate = self.opt.rate * self.opt.moment(flows.excess(P[:, 0], missed))
+        return torch.maximum(LATE * (self.t - self.looked) * rate, -self.nu / 2)
+
+    def catch_up(self) -> None:
+        """Give ν what it lacks."""
+        assert self.critical is not None
+        U, p = self.critical.U, self.p()
+        self.nu = self.nu + self.late
+        A = self.critical.A + flows.float64(2 * U.T @ ((self.p() - p)[:, None] * U))
+        self.critical, self.late = self.critical._replace(A=A), 0.0
 
     def refresh(self) -> None:
         """Take up what was seen of the eigenvalues near 2, and judge by it what was supposed since the last look.
 
         Until the next look eigenvectors and third derivatives go on changing as they have since the last. What the
-        drift has missed of 2P - H is made up for over as long as it took to accrue, not at once.
+        drift has missed of 2P - H is made up for over as long as it took to accrue, what ν has missed in a step.
         """
         values, U, P = self.pairs.values, self.pairs.U, self.p()[:, None]
         k, past, before = int((values > 2 - CRITICAL).sum()), self.critical, self.modes
         critical, HU = U[:, :k], self.pairs.HU[:, :k]
+        self.late = self.lacking(critical)
         A = flows.float64(critical.T @ (2 * P * critical - HU))
         A, missed = (A + A.T) / 2, np.zeros((k, k))
         interval, age = self.dt, self.t - self.looked

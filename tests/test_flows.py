@@ -4,7 +4,7 @@ import torch
 from conftest import hessian, mlp_objective
 
 import cflows
-from cflows import GradientDescent, Objective, RMSProp, ScalarRMSProp, flows
+from cflows import GradientDescent, Objective, RMSProp, ScalarRMSProp, flows, processes
 
 OPTIMIZERS = [
     RMSProp(0.05, 0.9, 1e-3),
@@ -307,6 +307,35 @@ def test_while_eigenvectors_rotate_fast():
     tree = cflows.simulate(f, GradientDescent(eta), 80, ("central",), eigs=1, eig_every=20, progress=False)["central"]
     assert float(abs(tree["eigenvalues"][40:, 0] - 2).max()) < 1e-9
     np.testing.assert_allclose(tree["variances"][40:, 0], 2 * b / eta, rtol=1e-9)  # in the norm of P = 1/η
+
+
+def test_nu_makes_up_for_a_bend_of_an_eigenvector():
+    """Expected where it would be had it gone on turning as between the last two looks, it turns faster and faster."""
+    f = Objective(lambda w: (w**2).sum(), torch.ones(3, dtype=torch.float64))
+    opt, age, x, seen = RMSProp(0.1, 0.99), 5.0, 0.3, torch.tensor([1.0, 4.0, 9.0], dtype=torch.float64)
+    options = {"eigs": 1, "eig_every": 1, "eig_tol": 1e-3, "coords": torch.as_tensor([], dtype=torch.int64)}
+
+    def eigenvector(t):
+        angle = torch.as_tensor(0.8 + 0.002 * t + 0.0005 * t**2, dtype=torch.float64)
+        return torch.stack([angle.cos(), angle.sin(), 0 * angle])[:, None] / flow.p().sqrt()[:, None]
+
+    flow = processes.Central(f, opt, 1, 0.01, **options)
+    processes.Process.begin(flow, f.w0, seen, 1)
+    start, turning = eigenvector(0), (eigenvector(0) - eigenvector(-age)) / age
+    times = np.linspace(0, age, 1001)
+    lacking = [eigenvector(t).square() - (start + t * turning).square() for t in times]
+    wanted = torch.stack([opt.rate * 4 * flow.p().square() * x * each[:, 0] for each in lacking]).mean(0) * age
+    flow.looked, flow.t = 1.0, 1 + age
+    flow.X = torch.tensor([[x]], dtype=torch.float64)
+    flow.critical = flows.Critical(np.zeros((1, 1)), start + age * turning, torch.zeros(1, 1, 3, dtype=torch.float64))
+    flow.late = flow.lacking(eigenvector(age))
+    np.testing.assert_allclose(flow.late[:2], wanted[:2], rtol=0.05)
+    assert flow.late[2] == 0
+    assert abs(flow.late[:2]).min() > 1e-6
+    flow.catch_up()
+    torch.testing.assert_close(flow.nu, seen + wanted, rtol=1e-3, atol=0)
+    ahead = flow.critical.U.T @ ((flow.p() - opt.preconditioner(seen, 1 + age))[:, None] * flow.critical.U)
+    np.testing.assert_allclose(flow.critical.A, 2 * ahead, rtol=1e-12)
 
 
 def test_an_accuracy_beyond_single_precision_is_no_error():
