@@ -240,8 +240,8 @@ def page(results: dict[str, dict], remarks: str = "") -> str:
                         seconds(e["time"]),
                         f"{e['peak GB']:.1f} GB",
                         f"{e['gap']:.0e}",
-                        f"{e['products']:,}",
-                        str(e["rank"]),
+                        f"{e['products']:,}" if e["products"] else "–",
+                        str(e["rank"]) if e["products"] else "–",
                     ]
                     for e in entries["scale"]
                 ],
