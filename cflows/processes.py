@@ -28,6 +28,7 @@ NEAR = 0.5  # eigenvalues above 2 - NEAR are followed at every step, and one bel
 STAGES = ((0.0, 1 / 6), (0.5, 1 / 3), (0.5, 1 / 3), (1.0, 1 / 6))
 TURNED = 0.1  # a critical eigenvector that has turned by more, as the square of a sine, is taken for a new one
 LATE = 5 / 12  # mean of t (1 + t) / 2 from 0 to 1: the share of a bend in what it adds up to between equally late looks
+LITTLE = 0.01  # share of ν beyond which a correction of it, which is of first order, is not trusted
 BEND = 0.05  # where the second-order part of a step of the central flow is a larger share, its steps are shortened
 #: Effective sharpness at which the stable flow, by then stiff and far away, is stopped.
 STABLE_CAP = 8.0
@@ -83,7 +84,7 @@ class Process(ABC):
 
     extra: ClassVar[tuple[str, ...]] = ()  # further attributes that belong to the state
     # those of the state that only save time, or keep signs
-    caches: ClassVar = {"guess", "sharpest", "axes", "critical", "modes", "looked"}
+    caches: ClassVar = {"guess", "sharpest", "axes", "critical", "modes", "looked", "X"}
 
     @abstractmethod
     def observe(self, i: int) -> Record:
@@ -337,7 +338,7 @@ class Central(Flow):
     looked = -math.inf  # time of the last look at the eigenvalues
     interval = 0.0  # units of time from one look to the next
     drifted = 0.0  # how far α has moved 2 - λ since the last look
-    late: Tensor | float = 0.0  # what ν lacks
+    late: Tensor | None = None  # what ν lacks, from a look to the end of the step
     X: Float[Tensor, "k k"] | None = None  # covariance over the critical eigenvectors in the last step
     axes: Tensor | None = None  # P-orthonormal eigenvectors of Σ (n, k), by descending variance
     factor: Tensor  # F (n, k) with Σ = FFᵀ: axes times standard deviations
@@ -448,29 +449,30 @@ class Central(Flow):
                 self.critical = self.critical.after(self.dt)._replace(A=self.next.A)
                 self.X = torch.as_tensor(self.next.X, dtype=self.w.dtype, device=self.w.device)
                 self.drifted += self.dt * float(np.linalg.norm(self.next.drift.alpha))
-                self.catch_up()
+                if self.late is not None:
+                    self.catch_up()
 
-    def lacking(self, critical: Float[Tensor, "n k"]) -> Tensor | float:
+    def lacking(self, critical: Float[Tensor, "n k"]) -> Tensor | None:
         """What ν has missed of diag Σ: critical eigenvectors have bent away from where they were expected.
 
         They have done so more and more since the last look; most of this comes with the same sign from look to look.
         """
         if self.critical is None or self.X is None or not critical.shape[1]:
-            return 0.0
+            return None
         expected, P = self.critical.U, self.p()[:, None]
         bent = _expand(expected, critical, P)[1]
         same = torch.as_tensor(_squares(bent, P) < TURNED, dtype=bent.dtype, device=bent.device)
         missed = flows.diagonal(expected - same * bent, self.X) - flows.diagonal(expected, self.X)
         rate = self.opt.rate * self.opt.moment(flows.excess(P[:, 0], missed))
-        return torch.maximum(LATE * (self.t - self.looked) * rate, -self.nu / 2)
+        return LATE * (self.t - self.looked) * rate
 
     def catch_up(self) -> None:
-        """Give ν what it lacks."""
-        assert self.critical is not None
+        """Give ν what it lacks, as far as that is little."""
+        assert self.critical is not None and self.late is not None
         U, p = self.critical.U, self.p()
-        self.nu = self.nu + self.late
+        self.nu = self.nu + self.late.clamp(-LITTLE * self.nu, LITTLE * self.nu)
         A = self.critical.A + flows.float64(2 * U.T @ ((self.p() - p)[:, None] * U))
-        self.critical, self.late = self.critical._replace(A=A), 0.0
+        self.critical, self.late = self.critical._replace(A=A), None
 
     def refresh(self) -> None:
         """Take up what was seen of the eigenvalues near 2, and judge by it what was supposed since the last look.

@@ -558,7 +558,7 @@ def _ascend(
     unit = p.mean()  # L-BFGS knows absolute limits
     Y = (torch.cat([V, s], dim=1) * (p / unit).sqrt()[:, None]).requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [Y], max_iter=5, history_size=5, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
+        [Y], max_iter=20, history_size=5, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
     )
 
     def closure() -> Tensor:
@@ -572,8 +572,9 @@ def _ascend(
         return -((V * HV).sum() / 2 - 2 * (b * lost).sum()) / unit  # the dual less its value at V = 0
 
     before = math.inf
-    for _ in range(100):
-        after = float(optimizer.step(closure))  # as it was before these iterations
+    for _ in range(25):
+        optimizer.step(closure)
+        after = float(closure())
         if before - after <= tol * (2 * float(b.sum() / unit) - after):
             break
         before = after

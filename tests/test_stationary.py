@@ -168,7 +168,7 @@ def test_a_learning_rate_may_be_a_scalar_of_any_kind(lr):
 def test_rank_cap_is_named():
     A = np.random.default_rng(0).standard_normal((300, 300))
     H = torch.from_numpy(A + A.T)
-    with pytest.raises(ConvergenceError, match=r"λ_max.* is still 2\.\d+ at rank 2, the largest.*max_rank"):
+    with pytest.raises(ConvergenceError, match=r"λ_max.* is still [23]\.\d+ at rank 2, the largest.*max_rank"):
         stationary.solve(
             lambda V: H @ V, torch.full((len(H),), 1e-3).double(), 1.0, start=torch.ones(len(H), 1), max_rank=2
         )
