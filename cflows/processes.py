@@ -449,8 +449,7 @@ class Central(Flow):
                 self.critical = self.critical.after(self.dt)._replace(A=self.next.A)
                 self.X = torch.as_tensor(self.next.X, dtype=self.w.dtype, device=self.w.device)
                 self.drifted += self.dt * float(np.linalg.norm(self.next.drift.alpha))
-                if self.late is not None:
-                    self.catch_up()
+                self.catch_up()
 
     def lacking(self, critical: Float[Tensor, "n k"]) -> Tensor | None:
         """What ν has missed of diag Σ: critical eigenvectors have bent away from where they were expected.
@@ -468,7 +467,8 @@ class Central(Flow):
 
     def catch_up(self) -> None:
         """Give ν what it lacks, as far as that is little."""
-        assert self.critical is not None and self.late is not None
+        if self.critical is None or self.late is None:
+            return
         U, p = self.critical.U, self.p()
         self.nu = self.nu + self.late.clamp(-LITTLE * self.nu, LITTLE * self.nu)
         A = self.critical.A + flows.float64(2 * U.T @ ((self.p() - p)[:, None] * U))

@@ -336,6 +336,9 @@ def test_nu_makes_up_for_a_bend_of_an_eigenvector():
     torch.testing.assert_close(flow.nu, seen + wanted, rtol=1e-3, atol=0)
     ahead = flow.critical.U.T @ ((flow.p() - opt.preconditioner(seen, 1 + age))[:, None] * flow.critical.U)
     np.testing.assert_allclose(flow.critical.A, 2 * ahead, rtol=1e-12)
+    before, flow.late = flow.nu, -flow.nu
+    flow.catch_up()
+    torch.testing.assert_close(flow.nu, (1 - processes.LITTLE) * before)  # a large correction is not one of first order
 
 
 def test_an_accuracy_beyond_single_precision_is_no_error():
