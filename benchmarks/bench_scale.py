@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import resource
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,23 +18,18 @@ import torch
 from cflows import stationary
 
 
-def in_a_process(channel, function, args):
+def measured(function, args) -> dict:
     begin = time.perf_counter()
     found = function(*args)
     seconds = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    channel.put({"seconds": seconds, "peak GB": peak / 1e6, **found})
+    return {"seconds": seconds, "peak GB": peak / 1e6, **found}
 
 
 def apart(function, *args) -> dict:
     """Time and peak memory in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    channel = context.Queue()
-    process = context.Process(target=in_a_process, args=(channel, function, args))
-    process.start()
-    found = channel.get()
-    process.join()
-    return found
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measured, function, args).result()
 
 
 def report(solution) -> dict:

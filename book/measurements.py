@@ -72,6 +72,7 @@ def flow(entries: Sequence[dict]) -> list[str]:
             cost, ratio = f"{x['gradients']:.3g}", f"{x['gradients'] / e['cflows']['gradients']:.3g}"
             quality = [f"{x['products']:.3g}", *(f"{x[what]:.1e}" for what in ("residual", "distance", "nu"))]
             rows.append([str(e["k"]), label, cost, ratio, *quality])
+    intervals = [1 / e["cflows"]["looks"] for e in entries]
     return [
         "## A unit of time of the central flow",
         "",
@@ -85,6 +86,12 @@ def flow(entries: Sequence[dict]) -> list[str]:
         "everything fresh, as a share of the way that they go; and the same of ν.",
         "",
         *table(head, rows),
+        "Where the difference comes from: one step of second order a unit of time; eigenvectors and third derivatives "
+        f"are looked at anew only every {min(intervals):.0f} to {max(intervals):.0f} units of time, as the accuracy "
+        "asks, and supposed to go on changing as they did; third derivatives are differences of gradients; eigenpairs "
+        "are only as good as "
+        "the flow needs them.",
+        "",
     ]
 
 
