@@ -101,46 +101,45 @@ def slope(pairs: Sequence[tuple[float, float]]) -> float:
 
 
 def growth(entries: Sequence[dict]) -> list[str]:
-    weights = [e for e in entries if "test_weights" in e["test"]]
-    examples = [e for e in entries if "test_examples" in e["test"]]
-    critical = [e for e in entries if "test_critical" in e["test"]]
+    rows = {name: [e for e in entries if f"test_{name}" in e["test"]] for name in ("weights", "examples", "critical")}
+    several = rows["examples"][0]
 
     def cost(e: dict) -> list[str]:
-        return [f"{e['gradients']:.3g}", seconds(e["gradients"] * e["gradient"])]
+        return [f"{e['look']:.3g}", f"{e['step']:.3g}", seconds(e["look"] * e["gradient"])]
 
-    def exponent(key: str, found: Sequence[dict]) -> str:
-        powers = [
+    def exponents(key: str, found: Sequence[dict]) -> str:
+        looks, steps, time = (
             slope([(e[key], value(e)) for e in found])
-            for value in (lambda e: e["gradients"], lambda e: e["gradients"] * e["gradient"])
-        ]
-        return f"Fitted powers: {powers[0]:.2f} in gradients, {powers[1]:.2f} in time."
+            for value in (lambda e: e["look"], lambda e: e["step"], lambda e: e["look"] * e["gradient"])
+        )
+        return f"Fitted powers: {looks:.2f} for a look and {steps:.2f} for a step in gradients, {time:.2f} in time."
 
+    head = ["a look", "a step", "time of a look"]
     return [
         "## How the cost grows",
         "",
-        "Gradient descent's central flow at the edge, one eigenvalue locked at 2, 20 units of time, random images "
-        "of 8 × 8; ResNets of growing width with 100 of them.",
+        "A look at the eigenvalues (eigenpairs from those of a point nearby, third derivatives), due every few units "
+        "of time, and a step, of which there is one in each, besides a gradient: in gradients of the same loss. "
+        "Random images of 8 × 8, ResNets of growing width with 100 of them, one critical eigenvalue:",
         "",
-        *table(["weights", "gradients a unit", "time a unit"], [[f"{e['weights']:,}", *cost(e)] for e in weights]),
-        exponent("weights", weights),
+        *table(["weights", *head], [[f"{e['weights']:,}", *cost(e)] for e in rows["weights"]]),
+        exponents("weights", rows["weights"]),
         "",
-        f"More examples, {examples[0]['batch_size']} at a time, {examples[0]['weights']:,} weights:",
-        "",
-        *table(
-            ["examples", "gradients a unit", "time a unit", "peak memory"],
-            [[f"{e['examples']:,}", *cost(e), f"{e['peak GB']:.2f} GB"] for e in examples],
-        ),
-        exponent("examples", examples),
-        "",
-        "More critical eigenvalues (a look at the eigenvalues is due every few units of time, a step in each), in "
-        "gradients:",
+        f"More examples, {several['batch_size']} at a time, {several['weights']:,} weights:",
         "",
         *table(
-            ["critical", "a look", "of which products", "a step"],
-            [[str(e["k"]), f"{e['look']:.3g}", str(e["products"]), f"{e['step']:.3g}"] for e in critical],
+            ["examples", *head, "peak memory"],
+            [[f"{e['examples']:,}", *cost(e), f"{e['peak GB']:.2f} GB"] for e in rows["examples"]],
         ),
-        f"Fitted powers: {slope([(e['k'], e['look']) for e in critical]):.2f} for a look, "
-        f"{slope([(e['k'], e['step']) for e in critical]):.2f} for a step.",
+        exponents("examples", rows["examples"]),
+        "",
+        f"More critical eigenvalues ({rows['critical'][0]['weights']:,} weights, {rows['critical'][0]['examples']} "
+        "images of 16 × 16):",
+        "",
+        *table(
+            ["critical", *head, "products"], [[str(e["k"]), *cost(e), str(e["products"])] for e in rows["critical"]]
+        ),
+        exponents("k", rows["critical"]),
         "",
     ]
 
