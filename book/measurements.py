@@ -73,9 +73,9 @@ def flow(entries: Sequence[dict]) -> list[str]:
         "rate, else it does not come to that). *Literal* is the published algorithm as it "
         "reads: four Euler steps a unit of time, eigenpairs by LOBPCG to what single precision allows, all third "
         "derivatives in each step by nested forward mode, complementarity by CVXPY. Costs of a unit of time are in "
-        "gradients of the same loss on the same machine; *products* are those with the Hessian; *residual* is the largest of an "
-        "eigenpair when it was looked at, in units of the eigenvalue. *Distance* is that of the weights at the end "
-        "from a reference with 16 steps a unit of time, "
+        "gradients of the same loss on the same machine; *products* are those with the Hessian; *residual* is the "
+        "largest of an eigenpair when it was looked at, in units of the eigenvalue. *Distance* is that of the weights "
+        "at the end from a reference with 16 steps a unit of time, "
         "everything fresh, as a share of the way that they go; and the same of ν. *Ratio*: costs over those of "
         "`cflows`.",
         "",
