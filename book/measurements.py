@@ -22,6 +22,10 @@ def seconds(x: float) -> str:
     return f"{1e3 * x:.0f} ms" if x < 1 else f"{x:.1f} s" if x < 100 else f"{x / 60:.1f} min"
 
 
+def small(x: float, digits: int = 0) -> str:
+    return f"{x:.{digits}e}".replace("e-0", "e-").replace("e+00", "")
+
+
 def program(lr: str) -> str:
     return "P̂" if lr == "inf" else "P̄"
 
@@ -46,7 +50,7 @@ def dense(entries: Sequence[dict]) -> list[list[str]]:
     rows = []
     for e in sorted(entries, key=lambda e: (e["n"], program(e["lr"]), e["time"])):
         error = e.get("gap", e.get("objective"))
-        quality = "none" if error != error else f"{'gap' if 'gap' in e else 'off by'} {error:.0e}"
+        quality = "none" if error != error else f"{'gap' if 'gap' in e else 'off by'} {small(error)}"
         ended = f", {e['status']}" if e.get("status", "optimal") != "optimal" else ""
         ratio = e["time"] / ours[e["n"], e["lr"]]
         names = [str(e["n"]), program(e["lr"]), method(e["test"])]
@@ -61,7 +65,7 @@ def flow(entries: Sequence[dict]) -> list[str]:
         for name, label in (("cflows", "cflows"), ("published", "literal")):
             x = e[name]
             cost, ratio = f"{x['gradients']:.3g}", f"{x['gradients'] / e['cflows']['gradients']:.3g}"
-            quality = [f"{x['products']:.3g}", *(f"{x[what]:.1e}" for what in ("residual", "distance", "nu"))]
+            quality = [f"{x['products']:.3g}", *(small(x[what], 1) for what in ("residual", "distance", "nu"))]
             rows.append([str(e["k"]), label, cost, ratio, *quality])
     intervals = [1 / e["cflows"]["looks"] for e in entries]
     return [
@@ -146,8 +150,8 @@ def sdcp(entries: Sequence[dict]) -> list[str]:
             f"{1e6 * e['cflows median']:.0f} µs",
             f"{1e3 * e['cvxpy median']:.1f} ms",
             f"{e['cvxpy median'] / e['cflows median']:.3g}",
-            f"{e['cflows residual']:.0e}",
-            f"{e['cvxpy residual']:.0e}",
+            small(e["cflows residual"]),
+            small(e["cvxpy residual"]),
         ]
         for e in entries
     ]
@@ -164,7 +168,7 @@ def sdcp(entries: Sequence[dict]) -> list[str]:
 
 def network(entries: Sequence[dict]) -> list[str]:
     rows = [
-        [f"{e['lr']:g}", name, str(x["products"]), seconds(x["seconds"]), f"{x['gap']:.0e}", str(x["rank"])]
+        [f"{e['lr']:g}", name, str(x["products"]), seconds(x["seconds"]), small(x["gap"]), str(x["rank"])]
         for e in entries
         for name, x in e["rows"].items()
     ]
@@ -240,7 +244,7 @@ def page(results: dict[str, dict], remarks: str = "") -> str:
                         "products" if e["products"] else "dense",
                         seconds(e["time"]),
                         f"{e['peak GB']:.1f} GB",
-                        f"{e['gap']:.0e}",
+                        small(e["gap"]),
                         f"{e['products']:,}" if e["products"] else "–",
                         str(e["rank"]) if e["products"] else "–",
                     ]
