@@ -23,7 +23,7 @@ def seconds(x: float) -> str:
 
 
 def small(x: float, digits: int = 0) -> str:
-    return f"{x:.{digits}e}".replace("e-0", "e-").replace("e+00", "")
+    return f"{x:.{digits}e}".replace("e-0", "e-").replace("e+00", "").replace("-", "\N{NON-BREAKING HYPHEN}")
 
 
 def program(lr: str) -> str:
@@ -59,7 +59,7 @@ def dense(entries: Sequence[dict]) -> list[list[str]]:
 
 
 def flow(entries: Sequence[dict]) -> list[str]:
-    head = ["locked", "algorithm", "gradients", "ratio", "products", "residual", "distance", "of ν"]
+    head = ["locked", "by", "gradients", "ratio", "products", "residual", "distance", "of ν"]
     rows = []
     for e in entries:
         for name, label in (("cflows", "cflows"), ("published", "literal")):
