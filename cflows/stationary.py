@@ -108,6 +108,7 @@ def solve(
     remember : int, optional
         Vectors whose products with H are kept, so that H is asked for few new ones (default: at least 200, and up to
         10⁷ / n). 0 where products cost less than computing with those, as for a diagonal plus a matrix of low rank.
+        Eigenvectors are then sought to 1e-3 or better in each round.
     throw : bool
         Raise if not converged (otherwise see ``converged``).
 
