@@ -399,13 +399,12 @@ def spread(
     mean, deviation : Tensor (m,)
     """
     eps = torch.finfo(w.dtype).eps ** (1 / 8)
-    with torch.no_grad():
-        center = h(w)
-        mean, variance = center.clone(), torch.zeros_like(center)
-        for v in F.T:
-            ahead, behind = h(w + eps * v), h(w - eps * v)
-            mean += (ahead + behind - 2 * center) / (2 * eps**2)
-            variance += ((ahead - behind) / (2 * eps)).square()
+    center = h(w).detach()
+    mean, variance = center.clone(), torch.zeros_like(center)
+    for v in F.T:
+        ahead, behind = h(w + eps * v).detach(), h(w - eps * v).detach()
+        mean += (ahead + behind - 2 * center) / (2 * eps**2)
+        variance += ((ahead - behind) / (2 * eps)).square()
     return mean, variance.sqrt()
 
 

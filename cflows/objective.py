@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -14,17 +15,50 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from . import modules
+
 HVP = Callable[[Tensor], Tensor]
+
+
+class Term(NamedTuple):
+    """A term of a loss.
+
+    Attributes
+    ----------
+    loss : callable, Tensor (n,) -> scalar Tensor
+        Its value.
+    binding : modules.Binding, optional
+        The module whose tensors are to be exchanged while it is computed, and differentiated.
+    """
+
+    loss: Callable[[Tensor], Tensor]
+    binding: modules.Binding | None = None
+
+    def within(self, w: Float[Tensor, "n"], compute: Callable[[], Any]) -> Any:
+        """The result of a computation of the term or its derivatives at w."""
+        return _within(self.binding, w, compute)
+
+    def gradient(self, w: Float[Tensor, "n"], create_graph: bool = False) -> tuple[Tensor, Tensor]:
+        """Value and gradient, to be called `within`; w requires gradients."""
+        value = self.loss(w)
+        if not isinstance(value, Tensor) or value.ndim != 0:
+            raise ValueError(f"the loss returned {_describe(value)}; it must return a scalar tensor (shape ())")
+        if not value.requires_grad:
+            raise ValueError("the loss does not depend on the weights; is there a detach(), item() or no_grad() in it?")
+        grad = vjp(value, w, None, create_graph=create_graph)
+        return (value, grad) if create_graph else (value.detach(), grad)
 
 
 class Objective:
     """A smooth scalar loss L(w) of a flat weight vector w (n,).
 
-    Every derivative is PyTorch's own (reverse mode applied once, twice or three times), exact where its kernels are,
-    and lives on the device and in the dtype of ``w0``. Known exception: third derivatives through the fused
-    ``nn.LayerNorm`` are wrong in PyTorch (``nn.GroupNorm(1, channels)`` is right); flows use `differences`.
-    Hessian-vector products are those of Pearlmutter :cite:yearpar:`pearlmutter1994`. A loss may be given as a sum of
-    terms: then derivatives are accumulated term by term, so that memory is that of the largest term.
+    Gradients are PyTorch's own and live on the device and in the dtype of ``w0``. Hessian-vector products are those of
+    Pearlmutter :cite:yearpar:`pearlmutter1994`: reverse mode applied twice, which is exact where PyTorch's kernels are.
+    Some are not (weight normalisation, for example), others have no second derivatives: when products are asked for
+    first, two of them are compared with each other and with a difference of gradients; where they are off, all
+    products are differences of gradients, and a warning says so. Third derivatives are tried in the same way. A loss
+    may be given as a sum of terms: then derivatives are accumulated term by term, so that memory is that of the largest
+    term. Objectives of the same weights can be added: ``f + Objective(lambda w: 1e-3 * w.square().sum(), f.w0)``.
 
     Parameters
     ----------
@@ -32,6 +66,8 @@ class Objective:
         The loss, or the terms that sum to it. It must be three times differentiable by PyTorch's autograd.
     w0 : Tensor (n,)
         Initial weights; fixes n, dtype and device.
+    check : bool
+        Whether PyTorch's second and third derivatives are tried before they are used (five gradients' time, once).
 
     Attributes
     ----------
@@ -41,7 +77,7 @@ class Objective:
     Raises
     ------
     TypeError
-        If ``w0`` is not a floating-point tensor.
+        If ``w0`` is not a float32 or float64 tensor.
     ValueError
         If ``w0`` is not one-dimensional, is empty or holds values that are not finite.
 
@@ -53,52 +89,88 @@ class Objective:
             [0., 2.]])
     """
 
-    def __init__(self, loss: Callable[[Tensor], Tensor] | list[Callable[[Tensor], Tensor]], w0: Float[Tensor, "n"]):
-        if not isinstance(w0, Tensor) or not w0.is_floating_point():
+    def __init__(
+        self,
+        loss: Callable[[Tensor], Tensor] | list[Callable[[Tensor], Tensor]],
+        w0: Float[Tensor, "n"],
+        check: bool = True,
+    ):
+        if not isinstance(w0, Tensor) or w0.dtype not in (torch.float32, torch.float64):
             kind = w0.dtype if isinstance(w0, Tensor) else type(w0).__name__
-            raise TypeError(f"w0 is {kind}; it must be a floating-point torch.Tensor of shape (n,)")
+            raise TypeError(
+                f"w0 is {kind}; it must be a torch.Tensor of shape (n,) in float32 or float64 (in fewer bits second "
+                "derivatives drown in rounding)"
+            )
         if w0.ndim != 1 or w0.numel() == 0:
             raise ValueError(f"w0 has shape {tuple(w0.shape)}; it must be a non-empty flat vector (n,)")
         if not w0.isfinite().all():
             raise ValueError("w0 holds values that are not finite; start from finite weights")
-        self._terms = list(loss) if isinstance(loss, (list, tuple)) else [loss]
-        if not self._terms or not all(callable(term) for term in self._terms):
+        losses = list(loss) if isinstance(loss, (list, tuple)) else [loss]
+        if not losses or not all(callable(term) for term in losses):
             raise TypeError(f"loss is {loss!r}; it must be a function of the weights, or a list of such terms")
         self.w0 = w0.detach().clone()
+        self._terms = [Term(term) for term in losses]
         self._split = False  # whether the terms are this process's share of them
-        self._outputs: Callable[[Tensor, Tensor], Tensor] | None = None
+        self._model: tuple[modules.Binding, nn.Module] | None = None
+        self._check_derivatives = check
+        self._tried: dict[str, bool] = {}  # whether PyTorch's own derivatives, by name, have proved right
 
     @property
     def dim(self) -> int:
         """Number of weights, n."""
         return self.w0.numel()
 
+    def __call__(self, w: Float[Tensor, "n"]) -> Float[Tensor, ""]:
+        """The loss at w, as PyTorch differentiates it (over the terms of this process, if they are split)."""
+        return torch.stack([term.within(w, lambda term=term: term.loss(w)) for term in self._terms]).sum()
+
+    def __add__(self, other: Objective) -> Objective:
+        if not isinstance(other, Objective):
+            return NotImplemented
+        if (self.dim, self.w0.dtype) != (other.dim, other.w0.dtype) or self._split != other._split:
+            raise ValueError(
+                f"objectives of {self.dim} weights in {self.w0.dtype} and {other.dim} in {other.w0.dtype} can't be "
+                "added; both must be of the same weights, and both or none of them split"
+            )
+        f = copy.copy(self)
+        f._terms, f._model, f._tried = self._terms + other._terms, self._model or other._model, {}
+        return f
+
     @classmethod
     def from_module(
         cls,
         module: nn.Module,
-        criterion: Callable[[Tensor, Tensor], Tensor],
+        criterion: modules.Criterion,
         inputs: Tensor,
         targets: Tensor,
         batch_size: int | None = None,
         split: bool = False,
+        check: bool = True,
     ) -> Objective:
         """The full-batch loss criterion(module(inputs), targets) of a module's trainable parameters.
+
+        The module is left as it is. The objective has copies of its weights and buffers; weights that are frozen are
+        the module's own.
 
         Parameters
         ----------
         module : torch.nn.Module
-            Any module without randomness: put dropout and batch normalisation in ``eval()`` mode.
+            Any module without randomness or memory: put dropout in ``eval()`` mode.
         criterion : callable
-            (outputs, targets) -> scalar; the mean or the sum over examples.
+            (outputs, targets) -> scalar. It may read the module's parameters.
         inputs, targets : Tensor (N, ...)
             All the data, on the module's device.
         batch_size : int, optional
-            Work through the data this many examples at a time (bounds memory; the loss is still that of all N).
+            Work through the data this many examples at a time (bounds memory; the loss is still that of all N). The
+            criterion must be a sum or a mean over examples; weights of classes and ``ignore_index`` are taken for what
+            they are.
         split : bool
             The data are this process's share; the loss is that of all processes of ``torch.distributed``, which has to
             be initialised (by ``torchrun`` and ``init_process_group``: gloo on CPUs, nccl on GPUs). Every derivative
             is summed over them, so that all of them see the same and can run `simulate` side by side.
+        check : bool
+            Whether to try that the loss is the same each time that it is computed and, in batches, that of all data:
+            gradients are computed three times, outputs three times, near the module's weights. Also as of `Objective`.
 
         Returns
         -------
@@ -107,78 +179,56 @@ class Objective:
         Raises
         ------
         TypeError
-            If the inputs are integers although the module computes with floats (embeddings excepted).
+            If parameters or data have types that can't be handled, or the module returns something other than a tensor.
         ValueError
-            If the module has no trainable parameters or behaves randomly (dropout or batch normalisation in
-            training mode), if the data do not match, if ``batch_size`` or ``split`` is set and the criterion is
-            neither a mean nor a sum over examples, or if split processes start from different weights.
+            If the module has no trainable parameters or behaves randomly, has a memory (buffers that change) or layers
+            that can't be handled, if the data do not match or hold NaN, if ``batch_size`` or ``split`` is set and
+            module or criterion mix examples, if the loss depends on tensors of the module that were
+            taken from it before, or if split processes start from different weights.
         """
-        parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        if not parameters:
-            raise ValueError(f"{type(module).__name__} has no trainable parameters, so there is nothing to optimize")
-        for name, layer in module.named_modules():
-            random = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
-            if layer.training and (random or isinstance(layer, nn.modules.batchnorm._BatchNorm)):
-                raise ValueError(
-                    f"layer {name!r} ({type(layer).__name__}) is in training mode, which makes the loss random or "
-                    "dependent on how the data are batched; call module.eval(), or use a normalisation per example"
-                )
-        for name, value in (("inputs", inputs), ("targets", targets)):
-            if not isinstance(value, Tensor):
-                raise TypeError(f"{name} is a {type(value).__name__}; convert it with torch.as_tensor")
-        if len(inputs) != len(targets) or len(inputs) == 0:
-            raise ValueError(f"{len(inputs)} inputs for {len(targets)} targets; they must be as many, and at least one")
-        embeds = any(isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) for layer in module.modules())
-        if not inputs.is_floating_point() and not embeds:
-            raise TypeError(f"inputs are {inputs.dtype}; convert them to floats, for example inputs.float()")
-        kinds = {p.dtype for p in parameters.values()}
-        if len(kinds) > 1 or (inputs.is_floating_point() and inputs.dtype not in kinds):
-            raise TypeError(
-                f"inputs are {inputs.dtype}, parameters {', '.join(map(str, kinds))}; convert all to one type, for "
-                "example module.float() and inputs.float()"
-            )
+        binding = modules.Binding(module)
+        modules.check_data(inputs, targets)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1, or None for all the data at once")
-
-        names, shapes = list(parameters), [p.shape for p in parameters.values()]
-        sizes = [p.numel() for p in parameters.values()]
-        w0 = torch.cat([p.detach().reshape(-1) for p in parameters.values()])
-
-        def outputs(w: Tensor, x: Tensor) -> Tensor:
-            pieces = (v.view(s) for v, s in zip(w.split(sizes), shapes, strict=True))
-            return torch.func.functional_call(module, dict(zip(names, pieces, strict=True)), (x,))
-
-        with torch.no_grad():
-            few = inputs[:2]
-            if not isinstance(out := outputs(w0, few), Tensor):
-                raise TypeError(
-                    f"{type(module).__name__} returns a {type(out).__name__}; wrap it in a module that returns the one "
-                    "tensor which the criterion takes"
-                )
-            if not torch.equal(outputs(w0, few), outputs(w0, few)):
-                raise ValueError(
-                    f"{type(module).__name__} gives different outputs for the same inputs, so its loss is random; call "
-                    "module.eval(), or take the randomness out of its forward method"
-                )
-            with warnings.catch_warnings():  # PyTorch only warns where shapes are made to match by repetition
-                warnings.filterwarnings("error", message="Using a target size")
-                try:
-                    criterion(outputs(w0, few), targets[:2])
-                except UserWarning as warning:
-                    raise ValueError(f"outputs and targets do not match: {warning}") from warning
-
         if split and not dist.is_initialized():
             raise ValueError("split is set, but torch.distributed.init_process_group was not called in this process")
         if split and len(inputs) < 2:
             raise ValueError("a process has fewer than two examples as its share; use fewer processes")
-        size = min(batch_size or len(inputs), len(inputs))
-        is_sum = True
-        if split or size < len(inputs):
-            with torch.no_grad():
-                part = min(size, (len(inputs) + 1) // 2)
-                is_sum = _sums_over_examples(criterion, outputs, w0, inputs, targets, part)
-        total = torch.tensor(len(inputs), device=w0.device)
+        w0, count = binding.w0, len(inputs)
+        size = min(batch_size or count, count)
+        batches = [slice(a, min(a + size, count)) for a in range(0, count, size)]
+
+        def outputs(w: Tensor, x: Tensor) -> Tensor:
+            return _within(binding, w, lambda: module(x))
+
+        def term(batch: slice, share: float) -> Term:
+            x, y = inputs[batch], targets[batch]
+            return Term(lambda w: share * criterion(module(x), y), binding)
+
+        f = cls(lambda w: w.sum(), w0, check)
+        f._model, f._split = (binding, module), split
+        modules.check_outputs(binding, outputs, criterion, inputs, targets)
+        part = size if size < count or not split else (count + 1) // 2
+        if check:
+            f._terms = [term(b, (b.stop - b.start) / count) for b in batches]
+            near = modules.nearby(w0, binding.sizes)
+            near = near if f(near).isfinite() else w0
+            modules.check_repeats(binding, lambda: f._local(near)[1])
+            if (i := modules.strange(binding, lambda: f._terms[0].loss(near), near)) is not None:
+                raise ValueError(
+                    f"the loss depends on {binding.names[i]!r} of the module by another way than its parameters at the "
+                    "time (a list of parameters made before, a closure): that part would have no gradient; read "
+                    "module.parameters() inside the criterion, or add a penalty as an objective of the flat weights: "
+                    "f + cflows.Objective(lambda w: 1e-3 * w.square().sum(), f.w0)"
+                )
+        else:
+            near = w0
+        shares = [1.0]
+        if part < count:
+            shares = modules.shares(binding, near, outputs, criterion, inputs, targets, part)
+        mean = [(b.stop - b.start) / count for b in (batches if part == size else [slice(0, part), slice(part, count)])]
         if split:
+            total = torch.tensor(count, device=w0.device)
             dist.all_reduce(total)
             first = w0.clone()
             dist.broadcast(first, 0)
@@ -186,14 +236,13 @@ class Objective:
                 raise ValueError(
                     "the processes start from different weights; make the module with the same seed in each"
                 )
-
-        def term(s: slice) -> Callable[[Tensor], Tensor]:
-            x, y = inputs[s], targets[s]
-            share = 1.0 if is_sum else len(x) / int(total)
-            return lambda w: share * criterion(outputs(w, x), y)
-
-        f = cls([term(slice(a, a + size)) for a in range(0, len(inputs), size)], w0)
-        f._outputs, f._split = outputs, split
+            if shares not in (mean, [1.0] * len(shares)):
+                raise ValueError(
+                    "the criterion is a weighted mean, whose weights other processes do not know; use a sum over "
+                    "examples divided by a number, or split=False"
+                )
+            shares = [(b.stop - b.start) / int(total) if shares == mean else 1.0 for b in batches]
+        f._terms = [term(b, a) for b, a in zip(batches, shares, strict=True) if a]
         return f
 
     def outputs(self, w: Float[Tensor, "n"], inputs: Tensor) -> Tensor:
@@ -213,10 +262,10 @@ class Objective:
         TypeError
             If the objective was made from a loss and not `from_module`.
         """
-        if self._outputs is None:
+        if self._model is None:
             raise TypeError("this objective was made from a loss, which has no outputs; use Objective.from_module")
-        with sdpa_kernel(SDPBackend.MATH):
-            return self._outputs(w, inputs)
+        binding, module = self._model
+        return _within(binding, w, lambda: module(inputs))
 
     def value_and_grad(self, w: Float[Tensor, "n"]) -> tuple[Float[Tensor, ""], Float[Tensor, "n"]]:
         """Loss and gradient.
@@ -232,12 +281,17 @@ class Objective:
         gradient : Tensor (n,)
             ∇L(w).
         """
-        w = self._check(w).requires_grad_()
-        value, grad = self._term_grad(self._terms[0], w)
-        for term in self._terms[1:]:
-            more = self._term_grad(term, w)
-            value, grad = value + more[0], grad + more[1]
+        value, grad = self._local(w)
         return self._sum(value), self._sum(grad)
+
+    def _local(self, w: Float[Tensor, "n"]) -> tuple[Tensor, Tensor]:
+        """Loss and gradient over the terms of this process."""
+        w = self._check(w).requires_grad_()
+        value, grad = 0.0, 0.0
+        for term in self._terms:
+            more = term.within(w, lambda term=term: term.gradient(w))
+            value, grad = value + more[0], grad + more[1]
+        return value, grad
 
     def hvp(self, w: Float[Tensor, "n"], V: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         """Hessian-vector products, column by column (memory does not grow with k).
@@ -274,19 +328,41 @@ class Objective:
             V to H(w)V.
         """
         w = self._check(w).requires_grad_()
+        if not self._proved("products", w):
+            return *self.value_and_grad(w), lambda V: self._product_differences(w.detach(), self._check(V, 2))
+        return self._linearize(w)
+
+    def _linearize(self, w: Float[Tensor, "n"]) -> tuple[Tensor, Tensor, HVP]:
+        """`linearize` by PyTorch's second derivatives, whether they are right or not."""
         if len(self._terms) == 1:
-            value, grad = self._term_grad(self._terms[0], w, create_graph=True)
+            (term,) = self._terms
+            value, grad = term.within(w, lambda: term.gradient(w, create_graph=True))
             loss, g = self._sum(value.detach().clone()), self._sum(grad.detach().clone())
-            return loss, g, lambda V: self._sum(_products(grad, w, self._check(V, 2)))
+            return loss, g, lambda V: self._sum(term.within(w, lambda: _products(grad, w, self._check(V, 2))))
 
         def hvp(V: Tensor) -> Tensor:
             V = self._check(V, 2)
             products = torch.zeros_like(V)
             for term in self._terms:
-                products += _products(self._term_grad(term, w, create_graph=True)[1], w, V)
+                products += term.within(
+                    w, lambda term=term: _products(term.gradient(w, create_graph=True)[1], w, V)
+                )
             return self._sum(products)
 
         return *self.value_and_grad(w), hvp
+
+    def _product_differences(self, w: Float[Tensor, "n"], V: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+        """H(w)V by central differences of gradients, over a share of the size of the weights."""
+        reach = torch.finfo(w.dtype).eps ** (1 / 3) * (float(w.norm()) or 1.0)
+        products = torch.zeros_like(V)
+        for j, v in enumerate(V.T):
+            if size := float(v.norm()):
+                products[:, j] = self._difference(w, v * (reach / size)) * (size / reach)
+        return products
+
+    def _difference(self, w: Float[Tensor, "n"], v: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """(∇L(w + v) - ∇L(w - v)) / 2."""
+        return (self.value_and_grad(w + v)[1] - self.value_and_grad(w - v)[1]) / 2
 
     def hessian_gradients(self, w: Float[Tensor, "n"], U: Float[Tensor, "n k"]) -> Float[Tensor, "k k n"]:
         """Third derivatives T[i, j] = ∇_w (uᵢᵀ H(w) uⱼ) for the columns of U; T is symmetric in i, j.
@@ -304,17 +380,38 @@ class Objective:
             T.
         """
         w, U = self._check(w).requires_grad_(), self._check(U, 2)
+        if U.shape[1] and not self._proved("third derivatives", w):
+            return self._third_differences(w.detach(), U)
+        return self._hessian_gradients(w, U)
+
+    def _hessian_gradients(self, w: Float[Tensor, "n"], U: Float[Tensor, "n k"]) -> Float[Tensor, "k k n"]:
+        """`hessian_gradients` by PyTorch's third derivatives, whether they are right or not."""
         k = U.shape[1]
         T = w.new_zeros(k, k, self.dim)
-        for term in self._terms:
-            grad = self._term_grad(term, w, create_graph=True)[1]
+
+        def accumulate(term: Term) -> None:
+            grad = term.gradient(w, create_graph=True)[1]
             for j in range(k):
                 Hu = vjp(grad, w, U[:, j], create_graph=True)
                 for i in range(j + 1):
                     T[i, j] += vjp(Hu, w, U[:, i])
+
+        for term in self._terms:
+            term.within(w, lambda term=term: accumulate(term))
         for i, j in itertools.combinations(range(k), 2):
             T[j, i] = T[i, j]
         return self._sum(T)
+
+    def _third_differences(self, w: Float[Tensor, "n"], U: Float[Tensor, "n k"]) -> Float[Tensor, "k k n"]:
+        """`hessian_gradients` by central differences of products, over a share of the size of the weights."""
+        reach = torch.finfo(w.dtype).eps ** (1 / 4) * (float(w.norm()) or 1.0)
+        k = U.shape[1]
+        T = w.new_zeros(k, k, self.dim)
+        for j, u in enumerate(U.T):
+            if size := float(u.norm()):
+                ahead, behind = (self.hvp(w + s * reach / size * u, U) for s in (1, -1))
+                T[:, j] = (ahead - behind).T * (size / (2 * reach))
+        return (T + T.transpose(0, 1)) / 2
 
     def differences(
         self, w: Float[Tensor, "n"], g: Float[Tensor, "n"], U: Float[Tensor, "n k"], eps: float
@@ -358,15 +455,59 @@ class Objective:
             dist.all_reduce(x)
         return x
 
-    def _term_grad(self, term: Callable, w: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
-            value = term(w)
-        if not isinstance(value, Tensor) or value.ndim != 0:
-            raise ValueError(f"the loss returned {_describe(value)}; it must return a scalar tensor (shape ())")
-        if not value.requires_grad:
-            raise ValueError("the loss does not depend on the weights; is there a detach(), item() or no_grad() in it?")
-        grad = vjp(value, w, None, create_graph=create_graph)
-        return (value, grad) if create_graph else (value.detach(), grad)
+    def _proved(self, what: str, w: Float[Tensor, "n"]) -> bool:
+        """Whether PyTorch's own products, or third derivatives, are right: tried once, near w."""
+        if what not in self._tried:
+            self._tried[what] = True  # while they are tried, too
+            if self._check_derivatives and (wrong := self._try(what, w.detach())):
+                self._tried[what] = False
+                warnings.warn(
+                    f"PyTorch's {what} of this loss {wrong}; differences are used instead, which are slower and less "
+                    "exact",
+                    stacklevel=4,
+                )
+        return self._tried[what]
+
+    def _try(self, what: str, w: Float[Tensor, "n"]) -> str:
+        """What is wrong with PyTorch's products, or third derivatives; nothing if they agree with differences."""
+        binding = self._model[0] if self._model else None
+        sizes = binding.sizes if binding else [self.dim]
+        w = near if self.value_and_grad(near := modules.nearby(w, sizes))[1].isfinite().all() else w
+        away = [modules.nearby(w, sizes, 1.0, seed) - w for seed in (1, 2)]
+        U = torch.stack([v / (v.norm() or 1.0) for v in away], 1)
+        try:
+            if what == "products":
+                own = self._linearize(w.clone().requires_grad_())[2](U)
+                skew = abs(float(U[:, 0] @ own[:, 1] - U[:, 1] @ own[:, 0]))
+                first = own[:, 0]
+            else:
+                T = self._hessian_gradients(w.clone().requires_grad_(), U)
+                skew, first = abs(float(T[0, 0] @ U[:, 1] - T[0, 1] @ U[:, 0])), T[0, 0]
+        except (RuntimeError, NotImplementedError) as error:
+            return f"can't be computed ({str(error).splitlines()[0]})"
+        if not first.isfinite().all():
+            return ""  # what uses them will say so
+        size, third = float(away[0].norm()), what != "products"
+        single = w.dtype == torch.float32
+        twins = []
+        for share in (1e-2, 1e-3, 1e-1) if single else (1e-4, 1e-6, 1e-2):
+            v = share * size * U[:, 0]
+            if third:
+                twin = (self.hvp(w + v, U[:, :1]) - self.hvp(w - v, U[:, :1]))[:, 0] / (2 * share * size)
+            else:
+                twin = self._difference(w, v) / (share * size)
+            off = [float(x.norm()) for x in (first - twin).split(sizes)]
+            allowed = [0.02 * float(x.norm()) + (1e-3 if single else 1e-5) * float(twin.norm()) for x in twin.split(sizes)]
+            if all(a <= b for a, b in zip(off, allowed, strict=True)) or not twin.isfinite().all():
+                return ""
+            twins.append(twin)
+        if (twins[0] - twins[1]).norm() > 0.3 * (first - twins[0]).norm():
+            return ""  # differences do not agree with each other either: a loss that is not smooth
+        worst = max(range(len(off)), key=lambda i: float((first - twins[0]).split(sizes)[i].norm()))
+        where = f", most of all for {binding.names[worst]!r}" if binding else ""
+        error = float((first - twins[0]).norm() / twins[0].norm())
+        symmetric = "" if skew <= 1e-3 * float(first.norm()) else ", and not symmetric"
+        return f"are off from differences by {error:.1%}{symmetric}{where}"
 
     def _check(self, w: Tensor, ndim: int = 1) -> Tensor:
         expected = f"({self.dim},)" if ndim == 1 else f"({self.dim}, k)"
@@ -375,6 +516,11 @@ class Objective:
         if w.dtype != self.w0.dtype:
             raise TypeError(f"got {w.dtype} where the weights are {self.w0.dtype}; convert with .to(f.w0)")
         return w.detach()
+
+
+def _within(binding: modules.Binding | None, w: Float[Tensor, "n"], compute: Callable[[], Any]) -> Any:
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
+        return binding.within(w, compute) if binding else compute()
 
 
 def _describe(value: Any) -> str:
@@ -408,29 +554,3 @@ def _products(grad: Tensor, w: Tensor, V: Tensor) -> Tensor:
     if V.shape[1] == 0:
         return torch.zeros_like(V)
     return torch.stack([vjp(grad, w, v) for v in V.unbind(1)], dim=1)
-
-
-def _sums_over_examples(
-    criterion: Callable[[Tensor, Tensor], Tensor],
-    outputs: Callable[[Tensor, Tensor], Tensor],
-    w: Tensor,
-    inputs: Tensor,
-    targets: Tensor,
-    batch_size: int,
-) -> bool:
-    """Whether a criterion sums over examples (True) or averages (False), by its value on all and on each batch."""
-    out = [outputs(w, x) for x in inputs.split(batch_size)]
-    whole = criterion(torch.cat(out), targets)
-    parts = torch.stack([criterion(o, y) for o, y in zip(out, targets.split(batch_size), strict=True)])
-    if parts.ndim != 1:
-        raise ValueError(f"the criterion returned {_describe(whole)}; it must return the mean or sum over examples")
-    shares = torch.tensor([len(o) for o in out], dtype=parts.dtype, device=parts.device) / len(inputs)
-    mean, total = (shares * parts).sum(), parts.sum()
-    if torch.allclose(whole, mean, rtol=1e-4, atol=0):
-        return False
-    if torch.allclose(whole, total, rtol=1e-4, atol=0):
-        return True
-    raise ValueError(
-        f"the criterion gives {whole.item():.6g} on all examples, {mean.item():.6g} as the mean and {total.item():.6g} "
-        "as the sum over batches: it mixes examples, so it can't be taken in batches; use another, or batch_size=None"
-    )

@@ -478,14 +478,13 @@ def _outputs(outputs: Outputs, w: Tensor) -> Tensor:
     """The outputs (m,) at some weights."""
     if not callable(outputs):
         raise TypeError(f"outputs is {outputs!r}; it must be a function of the weights, Tensor (n,) -> Tensor (m,)")
-    with torch.no_grad():
-        values = outputs(w.clone())
+    values = outputs(w.clone())  # may hold derivatives with respect to inputs
     if not isinstance(values, Tensor) or values.ndim != 1 or not len(values):
         what = (
             f"a tensor of shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
         )
         raise ValueError(f"outputs returned {what}; it must return a tensor of shape (m,): flatten it")
-    return values
+    return values.detach()
 
 
 def _signature(opt: Optimizer, steps: int) -> str:

@@ -83,15 +83,6 @@ def test_a_criterion_that_mixes_examples_is_refused_in_batches():
         Objective.from_module(nn.Linear(4, 2), criterion, x, y, batch_size=5)
 
 
-@pytest.mark.parametrize(
-    "criterion", [nn.CrossEntropyLoss(weight=torch.tensor([1.0, 10.0])), nn.CrossEntropyLoss(ignore_index=1)]
-)
-def test_what_mixes_examples_only_later_is_refused_too(criterion):
-    y = torch.tensor([0, 0, 0, 0, 1, 1, 1])
-    with pytest.raises(ValueError, match="it mixes examples"):
-        Objective.from_module(nn.Linear(4, 2), criterion, torch.randn(7, 4), y, batch_size=3)
-
-
 def test_a_sum_of_which_the_first_terms_are_zero_is_a_sum():
     module = nn.Linear(4, 2, bias=False)
     x = torch.cat([torch.zeros(3, 4), torch.randn(4, 4)])
@@ -169,7 +160,7 @@ X, Y = torch.randn(3, 4), torch.randn(3, 2)
             "BatchNorm1d",
         ),
         (lambda: Objective([], torch.ones(2)), TypeError, r"loss is \[\]"),
-        (lambda: Objective.from_module(Noisy(4, 200), nn.MSELoss(), X, Y), ValueError, "Noisy gives different outputs"),
+        (lambda: Objective.from_module(Noisy(4, 2), nn.MSELoss(), X, Y), ValueError, "Noisy .* draws random numbers"),
         (
             lambda: Objective.from_module(nn.Linear(4, 1), nn.MSELoss(), X, Y[:, 0]),
             ValueError,
