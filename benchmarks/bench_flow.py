@@ -102,7 +102,7 @@ def compare(labels, k):
         "residual": max(residuals),
         "off": max(abs(x - 2) for values in locked for x in values) / 2,
     }
-    literal = Literal(f, f._terms[0], opt, w, nu, t, k)
+    literal = Literal(f, f, opt, w, nu, t, k)
     counts, residuals = [], []
 
     def unit():

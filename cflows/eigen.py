@@ -82,8 +82,9 @@ def top_eigenpairs(
         k + 1. The last one, a spare, is improved by a step at each call, whether or not the others need any: it comes
         to see eigenvectors that the guesses have no share in.
     tol : float
-        A pair is accepted when its residual ‖P^{-1/2}(Hu - λPu)‖ ≤ tol · max|λ|. The eigenvalue's own error is of the
-        order of the residual's square.
+        A pair is accepted when its residual ‖P^{-1/2}(Hu - λPu)‖ is at most tol times the largest of abs(λ) among the
+        k, or rounding error (ten times machine precision times the largest abs(λ) of all that were seen). The
+        eigenvalue's own error is of the order of the residual's square.
     loose_below : float
         Pairs with eigenvalues below this are accepted with three times that residual.
     max_products : int, optional
@@ -148,7 +149,8 @@ def top_eigenpairs(
         values = torch.as_tensor(theta[:extra].copy(), dtype=p.dtype, device=p.device)
         R = MY - Y * values
         residuals = R.norm(dim=0)[:j]
-        allowed = tol * max(abs(theta).max(), 1e-30) * np.where(theta[:j] < loose_below, 3, 1)
+        scale = max(tol * abs(theta[:j]).max(), 10 * torch.finfo(p.dtype).eps * abs(theta).max(), 1e-30)
+        allowed = scale * np.where(theta[:j] < loose_below, 3, 1)
         bad = residuals > torch.as_tensor(allowed, dtype=p.dtype, device=p.device)
         complete = Q.shape[1] == n
         converged = complete or (searched and j == k and not bool(bad.any()))
@@ -158,7 +160,7 @@ def top_eigenpairs(
             if throw and not converged:
                 raise ConvergenceError(
                     f"{k} eigenpairs of the effective Hessian did not converge in {products} products: residuals "
-                    f"{residuals.max().item():.2g}, wanted {tol * abs(theta).max():.2g}; allow more products or a "
+                    f"{residuals.max().item():.2g}, wanted {scale:.2g}; allow more products or a "
                     "larger tol (float32 can't do better than about 1e-5)",
                     pairs,
                 )

@@ -11,7 +11,33 @@ from pathlib import Path
 import xarray as xr
 
 
-def write(path: Path, writer: Callable[[Path], object]) -> None:
+def writable(path: str | Path) -> Path:
+    """A path at which a file can be written, ~ being the user's home; its folder is made.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    ValueError
+        If it can't.
+    """
+    path = Path(path).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"nothing can be written into {path.parent} ({error}); name another folder") from error
+    return path
+
+
+def write(path: str | Path, writer: Callable[[Path], object]) -> None:
     """Have a file written beside its place, then moved there in one step.
 
     Parameters
@@ -21,6 +47,7 @@ def write(path: Path, writer: Callable[[Path], object]) -> None:
     writer : callable
         Writes to the path that it is given.
     """
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".part")
     os.close(handle)
@@ -34,7 +61,7 @@ def write(path: Path, writer: Callable[[Path], object]) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def save(path: Path, tree: xr.DataTree) -> None:
+def save(path: str | Path, tree: xr.DataTree) -> None:
     """Write a tree as compressed NetCDF, with a digest of its contents among its attributes.
 
     Parameters
@@ -50,7 +77,7 @@ def save(path: Path, tree: xr.DataTree) -> None:
     write(path, lambda p: tree.to_netcdf(p, engine="h5netcdf", encoding=encoding))
 
 
-def load(path: Path) -> xr.DataTree:
+def load(path: str | Path) -> xr.DataTree:
     """Read a tree into memory.
 
     Parameters

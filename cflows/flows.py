@@ -28,7 +28,12 @@ from .errors import DivergenceError
 from .objective import Objective
 from .optimizers import Optimizer
 
+LARGEST_OSCILLATION = 10.0  # standard deviation, in lengths of w: a larger one is no answer
 RECOVERY = 0.2  # an eigenvalue that is above 2 is lowered by at least this much in a unit of time, until it is 2
+
+
+class NothingHoldsError(DivergenceError):
+    """An eigenvalue is at 2 or above, and no oscillation would lower it."""
 
 
 class Critical(NamedTuple):
@@ -168,7 +173,8 @@ def velocity(
     p = opt.preconditioner(nu, t)
     if sigma is None:
         return -g / p, opt.rate * (opt.moment(g.square()) - nu)
-    return -(g + sigma.penalty) / p, opt.rate * (opt.moment(g.square() + excess(p, sigma.diag)) - nu)
+    dw = torch.where(opt.moves(nu), -(g + sigma.penalty) / p, 0.0)
+    return dw, opt.rate * (opt.moment(g.square() + excess(p, sigma.diag)) - nu)
 
 
 class Drift(NamedTuple):
@@ -335,21 +341,24 @@ def step(
     ConvergenceError
         If the complementarity problem could not be solved.
     DivergenceError
-        If a derivative along the critical eigenvectors is not finite.
+        If a derivative along the critical eigenvectors is not finite, or nothing lowers an eigenvalue.
     """
     X, A, sigma, mean, span = np.zeros((0, 0)), np.zeros((0, 0)), None, None, (t, t + dt)
+    p = opt.preconditioner(nu, t)
     if critical is not None:
         critical = critical.after(dt / 2)
         a, V = np.linalg.eigh(critical.A)
         A = (V * np.maximum(a, -RECOVERY * dt)) @ V.T  # a start beyond the edge is not mended all at once
         A = (A + A.T) / 2 + dt * critical.missed
         first = drift(opt, nu, t, g, critical, span)
-        X = _covariance(A, dt, first)
+        length = max(float((p * x.square()).sum()) for x in (w, f.w0, g / p))
+        most, tolerance = LARGEST_OSCILLATION**2 * length, torch.finfo(w.dtype).eps ** 0.5
+        X = _covariance(A, dt, first, most, tolerance)
         sigma = Oscillation.of(critical, X)
 
     none = w.new_empty(w.numel(), 0)
     linear, U, dual = modes or (none[0], none, none)
-    p, z = opt.preconditioner(nu, t), -dt * linear.clamp(min=0.1)
+    z = -dt * linear.clamp(min=0.1)
     phi1 = z.expm1() / z
     phi2 = (phi1 - 1) / z
 
@@ -358,24 +367,34 @@ def step(
 
     dw, dnu = velocity(opt, nu, t, g, sigma)
     way = dt * (dw + along(phi1 - 1, dw))
-    end = (nu + dt * dnu, t + dt, f.value_and_grad(w + way)[1])
+    end = ((nu + dt * dnu).clamp(min=0), t + dt, f.value_and_grad(w + way)[1])
     if critical is not None:
         last = drift(opt, *end, critical, span)
         mean = Drift(*((a + b) / 2 for a, b in zip(first, last, strict=True)))
-        X = _covariance(A, dt, mean)
+        X = _covariance(A, dt, mean, most, tolerance)
         sigma = Oscillation.of(critical, X)
         A = critical.A + dt * (critical.missed + mean.alpha + np.einsum("abcd,cd->ab", mean.B, X))
     (dw, dnu), (dw_end, dnu_end) = velocity(opt, nu, t, g, sigma), velocity(opt, *end, sigma)
     change = dw_end - dw + along(-z / dt, way)  # of the velocity, but for its linear part
     w = w + dt * (dw + along(phi1 - 1, dw) + change / 2 + along(phi2 - 1 / 2, change))
     bend = (p * change.square()).sum() / (p * dw.square()).sum() / 4
-    return Step(w, nu + dt * (dnu + dnu_end) / 2, X, A, mean, float(bend.sqrt()))
+    return Step(w, (nu + dt * (dnu + dnu_end) / 2).clamp(min=0), X, A, mean, float(bend.sqrt()))
 
 
-def _covariance(A: np.ndarray, dt: float, drift: Drift) -> np.ndarray:
+def _covariance(A: np.ndarray, dt: float, drift: Drift, most: float, tolerance: float) -> np.ndarray:
+    """X of a step, none of whose variances may be expected above ``most``."""
     if not all(np.isfinite(part).all() for part in (A, *drift)):
         raise DivergenceError("a derivative along the critical eigenvectors is not finite")
-    return sdcp.solve(A + dt * drift.alpha, dt * drift.B).X
+    A, B = A + dt * drift.alpha, dt * drift.B
+    lacks, V = np.linalg.eigh(A)
+    for lack, v in zip(-lacks, V.T, strict=True):
+        if lack > -tolerance and max(lack, tolerance) > most * np.einsum("a,b,abcd,c,d", v, v, B, v, v):
+            raise NothingHoldsError(
+                f"an eigenvalue of P⁻¹H is {2 + max(lack, 0):.6g}, and no mechanism lowers it: the loss is quadratic along "
+                "its eigenvector, or nearly so, and the preconditioner does not respond to an oscillation along it; the "
+                "optimizer oscillates there with the amplitude that it has, or diverges, and has no central flow"
+            )
+    return sdcp.solve(A, B).X
 
 
 def spread(

@@ -230,7 +230,7 @@ def nearby(w: Float[Tensor, "n"], sizes: list[int], share: float = 0.05, seed: i
     -------
     Tensor (n,)
     """
-    noise = torch.randn(w.numel(), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(w)
+    noise = torch.randn(w.numel(), generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float64, device="cpu").to(w)
     overall = w.square().mean().sqrt()
     scales = [piece.square().mean().sqrt() if piece.any() else overall for piece in w.split(sizes)]
     scale = torch.cat([s.expand(size) for s, size in zip(scales, sizes, strict=True)])

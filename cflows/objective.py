@@ -120,6 +120,11 @@ class Objective:
         """Number of weights, n."""
         return self.w0.numel()
 
+    @property
+    def binding(self) -> modules.Binding | None:
+        """The module whose parameters the weights are, if it was made from one."""
+        return self._model[0] if self._model else None
+
     def __call__(self, w: Float[Tensor, "n"]) -> Float[Tensor, ""]:
         """The loss at w, as PyTorch differentiates it (over the terms of this process, if they are split)."""
         return torch.stack([term.within(w, lambda term=term: term.loss(w)) for term in self._terms]).sum()
@@ -357,11 +362,20 @@ class Objective:
         products = torch.zeros_like(V)
         for j, v in enumerate(V.T):
             if size := float(v.norm()):
-                products[:, j] = self._difference(w, v * (reach / size)) * (size / reach)
+                products[:, j] = self.difference(w, v * (reach / size)) * (size / reach)
         return products
 
-    def _difference(self, w: Float[Tensor, "n"], v: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """(∇L(w + v) - ∇L(w - v)) / 2."""
+    def difference(self, w: Float[Tensor, "n"], v: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """(∇L(w + v) - ∇L(w - v)) / 2, which is H(w)v but for an error of third order in v.
+
+        Parameters
+        ----------
+        w, v : Tensor (n,)
+
+        Returns
+        -------
+        Tensor (n,)
+        """
         return (self.value_and_grad(w + v)[1] - self.value_and_grad(w - v)[1]) / 2
 
     def hessian_gradients(self, w: Float[Tensor, "n"], U: Float[Tensor, "n k"]) -> Float[Tensor, "k k n"]:
@@ -470,7 +484,7 @@ class Objective:
 
     def _try(self, what: str, w: Float[Tensor, "n"]) -> str:
         """What is wrong with PyTorch's products, or third derivatives; nothing if they agree with differences."""
-        binding = self._model[0] if self._model else None
+        binding = self.binding
         sizes = binding.sizes if binding else [self.dim]
         w = near if self.value_and_grad(near := modules.nearby(w, sizes))[1].isfinite().all() else w
         away = [modules.nearby(w, sizes, 1.0, seed) - w for seed in (1, 2)]
@@ -495,7 +509,7 @@ class Objective:
             if third:
                 twin = (self.hvp(w + v, U[:, :1]) - self.hvp(w - v, U[:, :1]))[:, 0] / (2 * share * size)
             else:
-                twin = self._difference(w, v) / (share * size)
+                twin = self.difference(w, v) / (share * size)
             off = [float(x.norm()) for x in (first - twin).split(sizes)]
             allowed = [0.02 * float(x.norm()) + (1e-3 if single else 1e-5) * float(twin.norm()) for x in twin.split(sizes)]
             if all(a <= b for a, b in zip(off, allowed, strict=True)) or not twin.isfinite().all():

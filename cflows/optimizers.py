@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,7 +33,7 @@ class _Optimizer:
 
     def __post_init__(self):
         if not callable(self.lr):
-            self._check_lr(self.lr, "lr")
+            object.__setattr__(self, "lr", self._check_lr(self.lr, "lr"))
 
     @staticmethod
     def _check_lr(value: float, name: str) -> float:
@@ -89,9 +90,11 @@ class RMSProp(_Optimizer):
 
     def __post_init__(self):
         super().__post_init__()
-        _number(self.beta2, "beta2"), _number(self.eps, "eps")
-        if not isinstance(self.bias_correction, bool):
+        for name in ("beta2", "eps"):  # in double precision, whatever they came in
+            object.__setattr__(self, name, _number(getattr(self, name), name))
+        if not isinstance(self.bias_correction, (bool, np.bool_)):
             raise TypeError(f"bias_correction is {self.bias_correction!r}; it must be True or False")
+        object.__setattr__(self, "bias_correction", bool(self.bias_correction))
         if not 0 <= self.beta2 < 1:
             raise ValueError(f"beta2 is {self.beta2}; it must be in [0, 1)")
         if not (math.isfinite(self.eps) and self.eps >= 0):
@@ -169,6 +172,8 @@ class RMSProp(_Optimizer):
     def dp_dnu(self, nu: Tensor, t: float) -> Tensor:
         """∂p / ∂ν = 1 / (2 η √(ν (1-β₂ᵗ))); 0 where ν is 0, since it stays there.
 
+        Where √ν is below a thousandth of ε, p hardly depends on it, and the slope is that at a thousandth.
+
         Parameters
         ----------
         nu, t
@@ -178,8 +183,21 @@ class RMSProp(_Optimizer):
         -------
         Tensor, like ν
         """
-        slope = 1 / (2 * self.learning_rate(t) * (nu * self._correction(t)).sqrt())
-        return slope.where(nu > 0, torch.zeros_like(nu))
+        root = (nu * self._correction(t)).sqrt().clamp(min=max(1e-3 * self.eps, torch.finfo(nu.dtype).tiny ** 0.5))
+        return (1 / (2 * self.learning_rate(t) * root)).where(nu > 0, torch.zeros_like(nu))
+
+    def moves(self, nu: Tensor) -> Tensor:
+        """Whether a weight has ever had a gradient: until then it is at rest, whatever the curvature.
+
+        Parameters
+        ----------
+        nu : Tensor (n,) or ()
+
+        Returns
+        -------
+        bool Tensor, like ν
+        """
+        return nu > 0
 
 
 @dataclass(frozen=True)
@@ -242,6 +260,10 @@ class GradientDescent(_Optimizer):
     def dp_dnu(self, nu: Tensor, t: float) -> Tensor:
         """Zero, ()."""
         return torch.zeros_like(nu)
+
+    def moves(self, nu: Tensor) -> Tensor:
+        """True, ()."""
+        return torch.ones_like(nu, dtype=torch.bool)
 
 
 #: Any of them.

@@ -9,6 +9,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import flows, stationary
+from .differences import Reach, third_derivatives
 from .eigen import Eigenpairs, top_eigenpairs
 from .errors import DivergenceError
 from .objective import HVP, Objective
@@ -32,6 +34,13 @@ LITTLE = 0.01  # share of ν beyond which a correction of it, which is of first 
 BEND = 0.05  # where the second-order part of a step of the central flow is a larger share, its steps are shortened
 #: Effective sharpness at which the stable flow, by then stiff and far away, is stopped.
 STABLE_CAP = 8.0
+#: Effective sharpness at which the central flow is stopped: a unit of time would take hundreds of steps.
+CENTRAL_CAP = 1000.0
+LEFT = 0.02  # an eigenvalue that is so far above 2 has been left to itself for too long: steps are halved
+FINEST = 16  # at most so often as many
+MAX_STEPS = 400  # in a unit of time
+#: Effective sharpness beyond which what the central flow predicts is not to be trusted.
+TRUSTED = 2.1
 
 Record = dict[str, Any]  # numbers, and lists of numbers
 Outputs = Callable[[Tensor], Tensor]  # weights (n,) -> (m,)
@@ -97,7 +106,8 @@ class Process(ABC):
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""
         for name, value in state.items():
-            setattr(self, name, value)
+            if name != "reach" or isinstance(value, tuple):  # runs of before have less of it
+                setattr(self, name, value)
 
     def due(self, i: int) -> int:
         """How many eigenvalues are to be looked at in step i."""
@@ -122,6 +132,11 @@ class Process(ABC):
                 f"{what}; try a smaller learning rate, or look for log(0), 0/0 or overflow in the loss"
             )
         self.absorb()
+        if not self.nu.isfinite().all():
+            raise DivergenceError(
+                f"ν is not finite: squares of gradients (up to {float(self.g.abs().max()):.2g}) overflow {self.w.dtype}; "
+                "scale the loss down, or use float64"
+            )
         if not (self.p() > 0).all():
             zeros = int((self.p() <= 0).sum())
             raise DivergenceError(
@@ -135,7 +150,7 @@ class Process(ABC):
         if eigs:
             self.pairs = self.track(hvp, eigs)
             record["eigenvalues"] = self.pairs.values.tolist()
-            record["eig_residual"] = self.pairs.residuals.max().item()
+            record["eig_residual"] = max(self.pairs.residuals.tolist(), default=0.0)
         if len(self.coords):
             record["grad_sq"] = self.g[self.coords].square().tolist()
             record["nu"] = self.nu.expand_as(self.w)[self.coords].tolist()
@@ -153,22 +168,56 @@ class Process(ABC):
         self.sharpest = found.start
         return float(found.values[0])
 
+    grows: ClassVar = True  # whether all eigenvalues near 2 have to be known
+
     def track(self, hvp: HVP, k: int) -> Eigenpairs:
-        """The k leading eigenpairs, or more, such that one of them is below 2 - NEAR."""
+        """The k leading eigenpairs over the weights that move, or, for a flow, such that one is below 2 - NEAR."""
+        moves = self.opt.moves(self.nu).expand_as(self.w)
+        count = int(moves.sum())
+        if count < self.f.dim:
+            return _embedded(self._leading(_restricted(hvp, moves), moves, count, k), moves)
+        return self._leading(hvp, None, count, k)
+
+    def _leading(self, hvp: HVP, moves: Tensor | None, count: int, k: int) -> Eigenpairs:
+        p, guess = (x if moves is None or x is None else x[moves] for x in (self.p(), self.guess))
+        if count == 0:
+            none, self.near = p.new_zeros(0, 0), 0
+            return Eigenpairs(p.new_zeros(0), none, none, p.new_zeros(0), none, 0, True)
+        k = min(k, count)
         while True:
-            start = None if self.guess is None else self.guess[:, : k + 1]
-            pairs = top_eigenpairs(hvp, self.p(), k, start, self.eig_tol, loose_below=2 - NEAR)
-            rest = self.w.new_empty(self.f.dim, 0) if self.guess is None else self.guess[:, k + 1 :]
-            self.guess = torch.cat([pairs.start, rest], dim=1)
+            start = None if guess is None else guess[:, : k + 1]
+            pairs = top_eigenpairs(hvp, p, k, start, self.eig_tol, loose_below=2 - NEAR)
+            rest = p.new_empty(count, 0) if guess is None else guess[:, k + 1 :]
+            guess = torch.cat([pairs.start, rest], dim=1)
+            self.guess = guess if moves is None else _rows(guess, moves)
             self.near = int((pairs.values > 2 - NEAR).sum())
-            if self.near < k or k == self.f.dim:
+            if self.near < k or k == count or not self.grows:
                 return pairs
             k += 1
+
+
+def _restricted(hvp: HVP, moves: Tensor) -> HVP:
+    """Products with the rows and columns of H that belong to some weights."""
+    return lambda V: hvp(_rows(V, moves))[moves]
+
+
+def _rows(V: Float[Tensor, "m k"], moves: Tensor) -> Float[Tensor, "n k"]:
+    """Vectors over some weights as vectors over all."""
+    W = V.new_zeros(len(moves), V.shape[1])
+    W[moves] = V
+    return W
+
+
+def _embedded(pairs: Eigenpairs, moves: Tensor) -> Eigenpairs:
+    """Eigenpairs over some weights as eigenpairs over all: those at rest have no part in them."""
+    U, HU, spare = (_rows(V, moves) for V in (pairs.U, pairs.HU, pairs.spare))
+    return replace(pairs, U=U, HU=HU, spare=spare)
 
 
 class Discrete(Process):
     """The optimizer itself."""
 
+    grows = False
     previous: Tensor | None = None
     extra: ClassVar[tuple[str, ...]] = ("previous",)
 
@@ -195,6 +244,8 @@ class Midpoint(Process):
         As of `Process`.
     """
 
+    grows = False
+
     def __init__(self, discrete: Discrete, **options):
         super().__init__(discrete.f, discrete.opt, **options)
         self.discrete = discrete
@@ -220,10 +271,15 @@ class Flow(Process):
     seen: tuple[float, float, float] | None = (
         None  # time of the last look, top eigenvalue, slope since the last but one
     )
-    reach: float | None = None  # of differences for third derivatives, along P-orthonormal directions
+    reach: tuple[float, float, int] = Reach()  # of differences for third derivatives
     dt = 1.0  # length of a step in units of time
+    stopped = False
+    doubt = ""  # from which step on the flow is not to be trusted, or there is none, and why
     next: flows.Step
-    extra: ClassVar[tuple[str, ...]] = ("seen", "reach")
+    extra: ClassVar[tuple[str, ...]] = ("seen", "reach", "stopped", "doubt")
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"reach": tuple(self.reach)}
 
     def step(self, critical: flows.Critical | None = None, modes: flows.Modes | None = None) -> None:
         """Compute the next step, of length dt."""
@@ -233,13 +289,26 @@ class Flow(Process):
         """The same, with as many steps in the unit of time as the flow bends in it."""
         self.step(critical, modes)
         if BEND < self.next.bend < math.inf:  # infinite: there is no way left to go
-            self.dt = 1 / math.ceil(self.next.bend / BEND / self.dt)
+            self.dt = 1 / min(math.ceil(self.next.bend / BEND / self.dt), max(MAX_STEPS, round(1 / self.dt)))
             self.step(critical, modes)
+
+    def question(self, i: int, why: str) -> None:
+        """Say that the flow is not to be trusted from step i on."""
+        if not self.doubt:
+            self.doubt = f"step {i}: {why}"
+            warnings.warn(f"the {self.called} is not to be trusted from {self.doubt}", stacklevel=2)
+
+    called: ClassVar = "flow"
+
+    def stop(self, i: int, why: str) -> None:
+        """End the flow at step i: all that is recorded from there on is NaN."""
+        self.stopped, self.doubt = True, f"step {i}: {why}"
+        warnings.warn(f"the {self.called} ends at {self.doubt}", stacklevel=2)
 
     def look(self, eigs: int) -> Record:
         record = super().look(eigs)
         if eigs:
-            top = record["eigenvalues"][0]
+            top = max(record["eigenvalues"], default=0.0)
             slope = math.inf
             if self.seen is not None and self.t > self.seen[0]:
                 slope = (top - self.seen[1]) / (self.t - self.seen[0])
@@ -254,31 +323,11 @@ class Flow(Process):
         return int(top + 2 * max(slope, 0) * (self.t - t) > limit)
 
     def third_derivatives(
-        self, U: Float[Tensor, "n k"], p: Float[Tensor, "n"], known: Float[Tensor, "n k"] | None = None
+        self, U: Float[Tensor, "n k"], p: Float[Tensor, "n"], HU: Float[Tensor, "n k"]
     ) -> tuple[Float[Tensor, "k k n"], Float[Tensor, "n k"]]:
-        """∇(uᵢᵀHuⱼ), and HU, by differences of gradients, over a reach across which HU changes by ε^¼ of itself.
-
-        There the errors of differences and of rounding, of machine precision ε, are both of the order of √ε. ``known``
-        is HU, if it is.
-        """
-        share = torch.finfo(U.dtype).eps ** 0.25
-
-        def size(v: Float[Tensor, "... n"]) -> float:
-            return float((v.square() / p).sum(-1).max().sqrt())
-
-        reach = self.reach or size(self.g) / 2
-        most = 0.1 * max(size(p * self.w), size(p * self.f.w0))
-        for _ in range(10):
-            reach = min(reach, most) or 1.0
-            HU, T = self.f.differences(self.w, self.g, U, reach)
-            change = reach * size(T) / max(size(HU.T), 1e-30)
-            if known is not None:  # where T vanishes, what comes after it counts
-                change = max(change, math.sqrt(size((HU - known).T) / max(size(HU.T), 1e-30)) / 2)
-            if share / 5 < change < 5 * share or (change < share and reach == most):
-                break
-            reach *= min(max(share / max(change, 1e-30), 0.1), 10)
-        self.reach = reach
-        return T, HU
+        """∇(uᵢᵀHuⱼ), and HU again, by differences of gradients."""
+        T, twin, self.reach = third_derivatives(self.f, self.w, self.g, U, HU, p, Reach(*self.reach))
+        return T, twin
 
 
 class Stable(Flow):
@@ -287,8 +336,7 @@ class Stable(Flow):
     Equation :eq:`eq-stable-flow`. Its parameters are those of `Process`.
     """
 
-    stopped = False
-    extra: ClassVar = (*Flow.extra, "stopped")
+    called = "stable flow"
 
     def observe(self, i: int) -> Record:
         if self.stopped:
@@ -342,8 +390,11 @@ class Central(Flow):
     X: Float[Tensor, "k k"] | None = None  # covariance over the critical eigenvectors in the last step
     axes: Tensor | None = None  # P-orthonormal eigenvectors of Σ (n, k), by descending variance
     factor: Tensor  # F (n, k) with Σ = FFᵀ: axes times standard deviations
-    extra: ClassVar = (*Flow.extra, "dt", "looked", "interval", "drifted", "axes", "X")
+    finer = 1  # by how much steps are shorter than they would be, since an eigenvalue left 2
+    settled = False  # whether all eigenvalues were at 2 or below once
+    extra: ClassVar = (*Flow.extra, "dt", "looked", "interval", "drifted", "axes", "X", "settled", "finer")
     penalised: ClassVar = True
+    called = "central flow"
 
     def __init__(
         self, f: Objective, opt: Optimizer, substeps: int, accuracy: float, outputs: Outputs | None = None, **options
@@ -368,20 +419,35 @@ class Central(Flow):
             self.modes = flows.Modes(*self.modes)
 
     def observe(self, i: int) -> Record:
+        if self.stopped:
+            return {}
+        self.i = i
         record = self.look(self.wanted())
         if "eigenvalues" in record:
-            if i == 0 and record["eigenvalues"][0] > 2.5:
-                warnings.warn(
-                    f"the central flow starts with {self.near} eigenvalues of P⁻¹H near or above 2, the largest "
-                    f"{record['eigenvalues'][0]:.3g}: until they are down to 2 it says little and is slow; let the "
-                    "optimizer settle first (warmup), or use bias_correction=True or a smaller lr",
-                    stacklevel=2,
-                )
-            self.refresh()
+            top = max(record["eigenvalues"], default=0.0)
+            if i == 0 and 2.5 < top < CENTRAL_CAP:
+                self.warn_of_the_start(top)
+            if not self.refresh():
+                return record | {"predicted_loss": math.nan}
         assert self.modes is not None
-        self.dt = 1 / max(self.substeps, math.ceil(float(self.modes.values[0]) / 2.5), math.ceil(self.opt.rate))
-        self.begin_unit(self.critical, self.modes)
-        return record | self.predict(record)
+        top = max(self.modes.values.tolist(), default=0.0)
+        self.dt = 1 / (self.finer * max(self.substeps, math.ceil(top / 2.5), math.ceil(self.opt.rate)))
+        try:
+            self.begin_unit(self.critical, self.modes)
+        except flows.NothingHoldsError as error:
+            self.stop(i, str(error))
+            return record | {"predicted_loss": math.nan}
+        trusted = not self.doubt and top <= TRUSTED
+        return record | self.predict(record) | {"trusted": float(trusted)}
+
+    def warn_of_the_start(self, top: float) -> None:
+        corrected = getattr(self.opt, "bias_correction", True)
+        warnings.warn(
+            f"the central flow starts with {self.near} eigenvalues of P⁻¹H near or above 2, the largest {top:.3g}: until "
+            "they are down to 2 it says little and is slow; let the optimizer settle first (warmup), or use "
+            f"{'' if corrected else 'bias_correction=True or '}a smaller lr",
+            stacklevel=3,
+        )
 
     def predict(self, record: Record) -> Record:
         """What the oscillation adds to what is seen at the flow's own weights."""
@@ -421,11 +487,13 @@ class Central(Flow):
 
     def displacements(self, w: Float[Tensor, "n"]) -> list[float]:
         """vᵀP(w - w(t)) along the P-orthonormal eigenvectors v of Σ."""
-        assert self.axes is not None
+        if self.stopped or self.axes is None:
+            return []
         return (self.axes.T @ (self.p() * (w - self.w))).tolist()
 
     def snapshot(self) -> dict[str, Tensor]:
-        return super().snapshot() | {"factor": self.factor.cpu()}
+        factor = self.w.new_zeros(self.f.dim, 0) if self.stopped else self.factor
+        return super().snapshot() | {"factor": factor.cpu()}
 
     def wanted(self, between: bool = False) -> int:
         """How many eigenvalues to look at now, at a whole step or between two; near the edge as the accuracy asks."""
@@ -438,10 +506,15 @@ class Central(Flow):
     def advance(self) -> None:
         start, count = self.t, round(1 / self.dt)
         for j in range(count):
-            if j > 0:
-                if "eigenvalues" in self.look(self.wanted(between=True)):
-                    self.refresh()
-                self.step(self.critical, self.modes)
+            if j > 0 and not self.stopped:
+                try:
+                    if "eigenvalues" not in self.look(self.wanted(between=True)) or self.refresh():
+                        self.step(self.critical, self.modes)
+                except flows.NothingHoldsError as error:
+                    self.stop(self.i, str(error))
+            if self.stopped:
+                self.w = torch.full_like(self.w, math.nan)
+                return
             self.w, self.nu = self.next.w, self.next.nu
             self.t = start + (j + 1) / count
             if self.critical:
@@ -474,13 +547,32 @@ class Central(Flow):
         A = self.critical.A + flows.float64(2 * U.T @ ((self.p() - p)[:, None] * U))
         self.critical, self.late = self.critical._replace(A=A), None
 
-    def refresh(self) -> None:
+    def refresh(self) -> bool:
         """Take up what was seen of the eigenvalues near 2, and judge by it what was supposed since the last look.
+
+        False if the flow ends there.
 
         Until the next look eigenvectors and third derivatives go on changing as they have since the last. What the
         drift has missed of 2P - H is made up for over as long as it took to accrue, what ν has missed in a step.
         """
         values, U, P = self.pairs.values, self.pairs.U, self.p()[:, None]
+        if (top := max(values.tolist(), default=0.0)) > CENTRAL_CAP:
+            self.stop(
+                self.i,
+                f"the effective sharpness is {top:.3g}, far beyond the edge, where a unit of time takes hundreds of "
+                "steps and says nothing of the optimizer; let the optimizer settle first (warmup), or use a "
+                "larger eps or a smaller lr",
+            )
+            return False
+        self.settled = self.settled or top <= TRUSTED
+        if self.settled and top > 2 + LEFT:
+            self.finer = min(2 * self.finer, FINEST)
+        elif self.finer > 1 and top < 2 + LEFT / 4:
+            self.finer //= 2
+        if self.settled and top > TRUSTED:
+            self.question(
+                self.i, f"the top eigenvalue of P⁻¹H has left 2 and is {top:.3g}, so that what the flow predicts is off"
+            )
         k, past, before = int((values > 2 - CRITICAL).sum()), self.critical, self.modes
         critical, HU = U[:, :k], self.pairs.HU[:, :k]
         self.late = self.lacking(critical)
@@ -524,6 +616,7 @@ class Central(Flow):
                 dT = torch.outer(same, same)[:, :, None] * change / age
                 self.critical = self.critical._replace(dU=same * turned[:, :k] / age, dT=dT)
         self.modes, self.looked, self.drifted = flows.Modes(values, U, P * U), self.t, 0.0
+        return True
 
 
 def _expand(
@@ -543,6 +636,7 @@ class Ablated(Central):
     """The central flow without its curvature penalty: ν alone holds the eigenvalues at 2. Equation :eq:`eq-ablated`."""
 
     penalised = False
+    called = "flow without penalty"
 
 
 class Stationary(Flow):
@@ -594,8 +688,8 @@ class Stationary(Flow):
         return p1 * ((p1 / p0) ** s).clamp(0.5, 2), penalty1 + s * (penalty1 - penalty0)
 
     def observe(self, i: int) -> Record:
-        if i < self.branch:
-            self.w = torch.full_like(self.w, math.nan)
+        if i < self.branch or self.stopped or (i == self.branch and self.source is not None and self.source.stopped):
+            self.w, self.stopped = torch.full_like(self.w, math.nan), i >= self.branch
             return {}
         if i == self.branch and self.source is not None:
             self.w, self.t = self.source.w, self.source.t
@@ -604,7 +698,7 @@ class Stationary(Flow):
         if not self.solved or self.t >= self.solved[-1][0] + self.interval - 1e-9:
             record = self.solve()
         record |= self.look(self.due(i - self.branch))
-        if record.get("eigenvalues", [0.0])[0] > 2.1:
+        if max(record.get("eigenvalues", []), default=0.0) > TRUSTED:
             self.interval = 1.0  # what is extrapolated has gone astray
         assert self.V is not None
         p, V = self.p(), self.V
@@ -624,7 +718,8 @@ class Stationary(Flow):
         if self.penalised:
             for v in self.V.T:
                 size = (found.p * v.square()).sum().sqrt()
-                T = self.third_derivatives((v / size)[:, None], found.p)[0][0, 0]
+                u = (v / size)[:, None]
+                T = self.third_derivatives(u, found.p, hvp(u))[0][0, 0]
                 penalty = penalty + lr**2 / 8 * size**2 * T
         record: Record = {"gap": found.gap, "products": found.hvps}
         if self.solved:

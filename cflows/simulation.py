@@ -22,7 +22,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from . import files
+from . import files, modules
 from .data import digest
 from .errors import ConvergenceError, DivergenceError
 from .objective import Objective
@@ -50,6 +50,7 @@ VARIABLES = {
     "variances": ("eig", "eigenvalues of X, descending: variances along the P-orthonormal eigenvectors of Σ"),
     "displacements": ("eig", "vᵀP(w_t - w(t)) of the optimizer along these eigenvectors v"),
     "rise": ("", "rate at which the eigenvalues would rise if nothing oscillated: -⟨X, α⟩ / tr X"),
+    "trusted": ("", "1 while what the flow predicts is to be trusted, 0 where an eigenvalue is, or has been, far above 2"),
     "curvature_reduction": ("", "rate at which curvature regularisation lowers them: ⟨X, B₁[X]⟩ / tr X"),
     "nu_growth": ("", "rate at which the growth of ν lowers them: ⟨X, B₂[X]⟩ / tr X"),
     # how the stationary flow found P̄, at the steps at which it looked for it
@@ -59,9 +60,14 @@ VARIABLES = {
 }
 OWN = {  # variables that only some kinds of process have
     Central: {"predicted_grad_norm_sq", "predicted_grad_sq", "predicted_outputs", "output_deviations",
-              "displacements", "rise", "curvature_reduction", "nu_growth"},
+              "displacements", "rise", "curvature_reduction", "nu_growth", "trusted"},
     Stationary: {"gap", "products", "extrapolation"},
 }  # fmt: skip
+ROUNDING = 100.0  # a gradient below so many times machine precision, relative to the root mean square, may be rounding
+DISTANCES = {
+    "distance": "Euclidean distances between the weights of two processes",
+    "distance/P": "their distances in the metric of P, that of the second: (δᵀPδ)^½",
+}
 SNAPSHOTS = {"discrete", "central"}  # processes of which snapshots are taken
 
 
@@ -159,7 +165,10 @@ def simulate(
         ``predicted_loss``, ``grad_norm_sq``, ``nu_sum``, ``p_sum``, ``eigenvalues``, ``eig_residual``, ``variances``,
         and ``grad_sq``, ``nu`` and ``outputs`` if asked for. "central" also has its other predictions, the optimizer's
         ``displacements`` along the eigenvectors of Σ, and ``rise``, ``curvature_reduction`` and ``nu_growth``.
-        Node "distance": Euclidean distances between the weights of processes, named as "central-discrete".
+        Node "distance": Euclidean distances between the weights of processes, named as "central-discrete"; node
+        "distance/P": the same in the metric of P, that of the second. Weights whose gradient is nothing but rounding (a
+        warning names them) are left out of both. A flow that could not go on, or is not to be trusted, says from which
+        step on and why in the attribute ``doubt`` of its node; "central" has ``trusted`` for each step.
         Node "snapshots", with nodes "discrete" and "central": ``weights``, ``nu``, ``grad_sq`` (step, weight), and
         ``factor`` F (step, weight, rank) with Σ = FFᵀ, at the steps at which they were taken.
         Node "state", if there is a window: the state at its start, as bytes.
@@ -179,10 +188,9 @@ def simulate(
     }  # fmt: skip
     integers, chosen, coords = _check(f, opt, integers, processes, coords)
     steps, warmup, eigs, substeps, branch, snapshot_every, window = integers.values()
-    for name, value in {"eig_tol": eig_tol, "accuracy": accuracy}.items():
-        if not isinstance(value, (int, float)) or not 0 < value < 1:
-            raise ValueError(f"{name} is {value!r}; it must be between 0 and 1")
+    eig_tol, accuracy = _share(eig_tol, "eig_tol"), _share(accuracy, "accuracy")
     every = _intervals(eig_every, chosen)
+    path = None if checkpoint is None else files.writable(checkpoint)
     loss, g = f.value_and_grad(f.w0)
     if window > steps:
         raise ValueError(f"window is {window}; the run has no more than {steps} steps")
@@ -193,8 +201,9 @@ def simulate(
         "dtype": str(f.w0.dtype),
         "loss": loss.item(), "start": sha256(torch.stack([f.w0, g]).cpu().numpy().tobytes()).hexdigest(),
     }  # fmt: skip
-    run = _Run(_walkers(f, opt, identity, outputs), identity, Path(checkpoint) if checkpoint else None)
+    run = _Run(_walkers(f, opt, identity, outputs), identity, path)
     if not run.resume(f):
+        run.rounding = _rounding_only(f, g)
         w, nu = _warm_up(f, opt, warmup)
         for name, walker in run.walkers.items():
             with _named(f"{name} at step 0"):
@@ -205,7 +214,7 @@ def simulate(
         for i in tqdm(range(run.done, steps), initial=run.done, total=steps, **bar):
             run.remember()
             if run.unsaved > checkpoint_every:
-                run.save()
+                run.save_or_warn()
             run.step(i, outputs)
     except BaseException as error:
         run.save_or_warn()
@@ -283,10 +292,11 @@ class _Run:
 
     first = 0  # step that the records begin with
     window: Tensor | None = None  # state that the last steps start from, as bytes
+    rounding: tuple[int, ...] = ()  # weights whose gradient is nothing but rounding
 
     def __init__(self, walkers: dict[str, Process], identity: dict, path: Path | None):
         self.walkers, self.identity, self.path = walkers, identity, path
-        self.records: dict[str, list[dict]] = {name: [] for name in [*walkers, "distance"]}
+        self.records: dict[str, list[dict]] = {name: [] for name in [*walkers, *DISTANCES]}
         self.snapshots: dict[str, dict[int, dict[str, Tensor]]] = {name: {} for name in walkers if name in SNAPSHOTS}
         self.states: dict[str, dict] = {}
         self.seconds, self.clock = 0.0, time.monotonic()
@@ -320,10 +330,12 @@ class _Run:
         if every and i % every == 0:
             for name in SNAPSHOTS & walkers.keys():
                 self.snapshots[name][i] = walkers[name].snapshot()
-        rows["distance"] = {
-            f"{a}-{b}": torch.linalg.vector_norm(walkers[a].w - walkers[b].w).item()
-            for a, b in combinations(reversed(list(walkers)), 2)
-        }
+        pairs = {f"{a}-{b}": (walkers[a], walkers[b]) for a, b in combinations(reversed(list(walkers)), 2)}
+        apart = {name: a.w - b.w for name, (a, b) in pairs.items()}
+        for way in apart.values():
+            way[list(self.rounding)] = 0.0
+        rows["distance"] = {name: torch.linalg.vector_norm(way).item() for name, way in apart.items()}
+        rows["distance/P"] = {name: _length(way, pairs[name][1]) for name, way in apart.items()}
         for name, row in rows.items():
             self.records[name].append(row)
         if i + 1 < self.identity["steps"]:
@@ -342,7 +354,7 @@ class _Run:
         records = {name: rows[: self.states_at] for name, rows in self.records.items()}
         seconds = self.seconds + time.monotonic() - self.clock
         content = {"identity": self.identity, "seconds": seconds, "records": records, "states": self.states}
-        content["window"] = self.window
+        content["window"], content["rounding"] = self.window, self.rounding
         content["snapshots"] = {
             name: {i: taken[i] for i in taken if i < self.states_at} for name, taken in self.snapshots.items()
         }
@@ -350,11 +362,15 @@ class _Run:
         self.saved = time.monotonic()
 
     def save_or_warn(self) -> None:
-        """Save at the end of a run, where failing to must not cost its result, nor hide why it ended."""
+        """Save; failing to must not cost the run its result, nor hide why it ended."""
         try:
             self.save()
         except Exception as error:
-            warnings.warn(f"the checkpoint {self.path} could not be written: {error}", stacklevel=3)
+            self.saved = time.monotonic()  # tried again when the next is due
+            warnings.warn(
+                f"the checkpoint {self.path} could not be written ({error}); is the disk full? The run goes on without",
+                stacklevel=3,
+            )
 
     def resume(self, f: Objective) -> bool:
         """Go on from the checkpoint, if there is one."""
@@ -372,6 +388,7 @@ class _Run:
                 f"the checkpoint {self.path} belongs to another run ({what}); delete it or name another file"
             )
         self.records, self.seconds, self.window = records, content["seconds"], content["window"]
+        self.rounding = content["rounding"]
         self.snapshots = {
             name: {i: {key: x.cpu() for key, x in snapshot.items()} for i, snapshot in taken.items()}
             for name, taken in content["snapshots"].items()
@@ -391,11 +408,16 @@ class _Run:
         if coords:
             nodes = {name: node.assign_coords(coord=coords) for name, node in nodes.items()}
         nodes |= {f"snapshots/{name}": _stack(taken) for name, taken in self.snapshots.items() if taken}
-        distances = self.records["distance"][:done]
-        nodes["distance"] = xr.Dataset(
-            {name: ("step", [row[name] for row in distances]) for name in (distances[0] if distances else ())},
-            coords={"step": self.first + np.arange(done)},
-        )
+        for name, walker in self.walkers.items():
+            if doubt := getattr(walker, "doubt", ""):
+                nodes[name].attrs["doubt"] = doubt
+        for node, meaning in DISTANCES.items():
+            rows = self.records[node][:done]
+            nodes[node] = xr.Dataset(
+                {name: ("step", [row[name] for row in rows]) for name in (rows[0] if rows else ())},
+                coords={"step": self.first + np.arange(done)},
+                attrs={"long_name": meaning},
+            )
         if self.window is not None:
             nodes["state"] = xr.Dataset({"bytes": ("byte", self.window.cpu().numpy())})
         seconds = self.seconds + time.monotonic() - self.clock
@@ -474,6 +496,34 @@ def _stack(taken: dict[int, dict[str, Tensor]]) -> xr.Dataset:
     return xr.Dataset(data, coords={"step": list(taken)})
 
 
+def _length(way: Tensor, walker: Process) -> float:
+    """Length of a difference of weights in the metric of a process's P."""
+    return float((walker.p() * way.square()).sum().sqrt()) if way.isfinite().all() else math.nan
+
+
+def _rounding_only(f: Objective, g: Tensor) -> tuple[int, ...]:
+    """Weights whose gradient is nothing but rounding, here and nearby; says which."""
+    binding = f.binding
+    sizes = binding.sizes if binding else [f.dim]
+    gradients = [g, *(f.value_and_grad(modules.nearby(f.w0, sizes, 0.1, seed))[1] for seed in (1, 2))]
+    if not all(x.isfinite().all() for x in gradients):
+        return ()
+    limit = ROUNDING * torch.finfo(g.dtype).eps
+    tiny = torch.stack([x.abs() <= limit * x.double().square().mean().sqrt() for x in gradients]).all(0)
+    found = (tiny & torch.stack(gradients).any(0)).nonzero().flatten().tolist()
+    if found:
+        owners = sorted({binding.owner(i) for i in found}) if binding else []
+        names = ", ".join(owners[:5]) + (" and others" if len(owners) > 5 else "") if binding else str(found[:5])[1:-1]
+        warnings.warn(
+            f"the gradient of {len(found)} weights of {f.dim} ({names}) is nothing but rounding, and an adaptive optimizer "
+            "makes full steps of it in random directions; they change nothing in the loss (key biases of an attention, "
+            "for example) and are left out of distances; freeze them, or set eps above their gradients, "
+            f"{float(g[found].abs().max()):.1g}",
+            stacklevel=3,
+        )
+    return tuple(found)
+
+
 def _outputs(outputs: Outputs, w: Tensor) -> Tensor:
     """The outputs (m,) at some weights."""
     if not callable(outputs):
@@ -492,6 +542,16 @@ def _signature(opt: Optimizer, steps: int) -> str:
     options = {k: v for k, v in vars(opt).items() if k != "lr"}
     lr = [opt.learning_rate(t) for t in range(1, steps + 1)] if callable(opt.lr) else opt.learning_rate(1)
     return json.dumps({"name": type(opt).__name__, "lr": lr} | options, default=float)
+
+
+def _share(value: Any, name: str) -> float:
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {value!r}; it must be a number between 0 and 1") from None
+    if not 0 < value < 1:
+        raise ValueError(f"{name} is {value!r}; it must be between 0 and 1")
+    return value
 
 
 def _intervals(eig_every: int | Mapping[str, int], chosen: list[str]) -> dict[str, int]:

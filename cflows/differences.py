@@ -1,0 +1,114 @@
+"""Third derivatives along a few directions by differences of gradients, which know how much of them is rounding."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .objective import Objective
+
+MAX_OFF = 0.01  # of HU by differences: those over a longer reach see another Hessian
+MAX_REACH = 0.1  # of differences, as a share of the length of w
+NOISE = 3.0  # a T that is not this many times its rounding error counts as zero
+MEASURED = 16  # uses of a rounding error of the gradient before it is measured again
+
+
+class Reach(NamedTuple):
+    """How far differences go, as of their last use, and what limits them.
+
+    Attributes
+    ----------
+    length : float
+        Distance along P-orthonormal directions; 0: not known yet.
+    rounding : float
+        Rounding error of a gradient, in the norm of P⁻¹.
+    uses : int
+        How often that was used.
+    """
+
+    length: float = 0.0
+    rounding: float = 0.0
+    uses: int = 0
+
+
+def third_derivatives(
+    f: Objective,
+    w: Float[Tensor, "n"],
+    g: Float[Tensor, "n"],
+    U: Float[Tensor, "n k"],
+    HU: Float[Tensor, "n k"],
+    p: Float[Tensor, "n"],
+    reach: Reach,
+) -> tuple[Float[Tensor, "k k n"], Float[Tensor, "n k"], Reach]:
+    """∇(uᵢᵀHuⱼ) over a reach across which HU changes by ε^¼ of itself, or further where rounding asks for it.
+
+    There the errors of differences and of rounding, of machine precision ε, are both of the order of √ε, if the
+    gradient's rounding error is of the order of ε times its changes. Near a minimum it is larger: what adds up to a
+    small gradient is not small. So it is measured, over a distance that is so short that a difference of gradients less
+    the product HU is nothing but rounding. Third derivatives that can't be told from rounding are returned as zero.
+
+    Parameters
+    ----------
+    f : Objective
+    w : Tensor (n,)
+    g : Tensor (n,)
+        Gradient at w.
+    U : Tensor (n, k)
+        P-orthonormal.
+    HU : Tensor (n, k)
+        Hessian-vector products.
+    p : Tensor (n,)
+        Diagonal of P.
+    reach : Reach
+        As of the last use.
+
+    Returns
+    -------
+    T : Tensor (k, k, n)
+    twin : Tensor (n, k)
+        HU, by differences.
+    reach : Reach
+    """
+    share = torch.finfo(U.dtype).eps ** 0.25
+
+    def size(v: Float[Tensor, "... n"]) -> float:
+        return float((v.square() / p).sum(-1).max().sqrt())
+
+    known = max(size(HU.T), 1e-30)
+    scale = max(size(p * w), size(p * f.w0)) or size(g) / MAX_REACH or 1.0
+    most = MAX_REACH * scale
+    length, rounding, uses = reach
+    if not rounding or uses >= MEASURED:  # so near by there is nothing else
+        near = torch.finfo(U.dtype).eps ** 0.5 * scale
+        rounding, uses = max(size(f.difference(w, near * U[:, 0]) - near * HU[:, 0]) / math.sqrt(2), 1e-30), 0
+    length = min(length or size(g) / 2, most) or most
+    best = last = math.inf
+    for _ in range(12):
+        again, T = f.differences(w, g, U, length)
+        off = size((again - HU).T) / known
+        if off < best:
+            best, twin = off, again
+        noise = math.sqrt(6) * rounding / length**2
+        lost = noise / max(size(T), 1e-30)
+        change = max(length * size(T) / known, math.sqrt(off) / 2)  # where T vanishes, what comes after it counts
+        beyond = off / max(MAX_OFF, 3 * rounding / (length * known))  # how far HU sees another Hessian
+        factor = min(max((lost / share) ** (1 / 3), 2), 10, beyond**-0.5 if beyond else 10)
+        if beyond > 1:
+            if off > 0.7 * last:  # not smooth: over a kink a shorter reach sees no less of the jump
+                twin = again
+                break
+            factor, last = min(max(beyond**-0.5 / 2, 0.1), 0.5), off
+        elif lost > max(share, min(change**2, 1 / NOISE)) and length < most and factor > 1.2:
+            pass  # rounding is the largest error
+        elif share / 5 < change < 5 * share or change < share and length == most or lost > share:
+            break
+        else:
+            factor = min(max(share / max(change, 1e-30), (lost / share) ** 0.5, 0.1), 10)
+        length = min(length * factor, most)
+    if lost > 1 / NOISE:
+        T = torch.zeros_like(T)
+    return T, twin, Reach(length, rounding, uses + 1)
