@@ -41,6 +41,14 @@ print(json.dumps({
 }))"""
 
 
+PATH = re.compile(r'(?<=\bd=")[^"]*')  # data of a path in SVG
+
+
+def shorten(svg: str) -> str:
+    """A picture whose paths have coordinates with two decimals, in points: a third of its bytes less."""
+    return PATH.sub(lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), svg)
+
+
 def ship_plotly() -> None:
     """Put Plotly's script among the static files; a page loads it when its reader asks for an interactive figure."""
     (STATIC / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
@@ -87,6 +95,9 @@ def execute(notebook: Path, preset: str) -> None:
     executed = nbformat.read(done, as_version=4)
     (answer,) = (o["text"] for o in executed.cells.pop().outputs if o.get("name") == "stdout")
     executed.metadata["cflows"] = json.loads(answer)
+    for output in (o for cell in executed.cells for o in cell.get("outputs", ())):
+        if svg := output.get("data", {}).get("image/svg+xml"):
+            output["data"]["image/svg+xml"] = shorten(svg)
     nbformat.write(executed, done)
     shutil.move(done, target)
     stamp_file.write_text(stamp)

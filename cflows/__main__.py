@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from . import experiments, stored
+from . import experiments, files, stored
 from .errors import ConvergenceError
 
 
@@ -36,19 +36,23 @@ def info(file: Annotated[Path, tyro.conf.Positional]) -> None:
     """Show what a run file holds and where it comes from.
 
     Args:
-        file: a run file (.nc).
+        file: a run file (.nc), or the result of a simulation that you saved.
     """
-    tree = experiments.load(file)
+    tree = files.load(file)
+    definitions = ("experiment", "simulation")
     for key, value in tree.attrs.items():
-        if key in ("experiment", "simulation"):
-            continue
-        print(f"{key}: {value}")
-    print("experiment:")
-    for key, value in json.loads(tree.attrs["experiment"]).items():
-        print(f"  {key}: {value}")
-    for node in tree.children.values():
-        sizes = ", ".join(f"{d} {n}" for d, n in node.sizes.items())
-        print(f"{node.name} ({sizes}): {', '.join(map(str, node.data_vars))}")
+        if key not in definitions:
+            print(f"{key}: {value}")
+    if (name := next((name for name in definitions if name in tree.attrs), None)) is not None:
+        print(f"{name}:")
+        for key, value in json.loads(tree.attrs[name]).items():
+            print(f"  {key}: {value}")
+    for node in tree.subtree:
+        if node.data_vars:
+            sizes = ", ".join(f"{d} {n}" for d, n in node.sizes.items())
+            print(f"{node.path.strip('/') or 'all'} ({sizes}): {', '.join(map(str, node.data_vars))}")
+            if "doubt" in node.attrs:
+                print(f"  not to be trusted from {node.attrs['doubt']}")
 
 
 DEFINITIONS = tyro.extras.subcommand_type_from_defaults(
@@ -67,29 +71,36 @@ def run(experiment: tyro.conf.OmitArgPrefixes[DEFINITIONS], device: str = "auto"
     print(experiments.path_of(experiment))
 
 
-def store(files: Annotated[list[Path], tyro.conf.Positional], folder: Path = Path("runs")) -> None:
+def store(paths: Annotated[list[Path], tyro.conf.Positional], folder: Path = Path("runs")) -> None:
     """Put run files into a folder of the repository, reduced to what figures need.
 
     Args:
-        files: run files (.nc), or those of solved programs.
+        paths: run files (.nc), or those of solved programs.
         folder: where to put them.
     """
-    for file in files:
+    for file in _some(paths):
         print(stored.store(file, folder))
     if folder.resolve() == Path(__file__).parents[1] / "runs":
         stored.register()
 
 
-def verify(files: Annotated[list[Path], tyro.conf.Positional], device: str = "auto") -> None:
+def verify(paths: Annotated[list[Path], tyro.conf.Positional], device: str = "auto") -> None:
     """Compute the end of stored runs again, and fail if it is not what they say.
 
     Args:
-        files: run files (.nc) that have a window, or those of programs beside them.
+        paths: run files (.nc) that have a window, or those of programs beside them.
         device: where to compute; "auto" takes a GPU if there is one.
     """
-    wrong = [f"{file}: {line}" for file in files for line in stored.verify(file, device)]
+    wrong = [f"{file}: {line}" for file in _some(paths) for line in stored.verify(file, device)]
     if wrong:
         raise ValueError("the present code does not reproduce\n" + "\n".join(wrong))
+    print(f"{len(paths)} files are what the present code computes")
+
+
+def _some(paths: list[Path]) -> list[Path]:
+    if not paths:
+        raise ValueError("no file was named; give the paths of run files, for example runs/*.nc")
+    return paths
 
 
 def main(args: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .objective import Objective
 
 MAX_OFF = 0.01  # of HU by differences: those over a longer reach see another Hessian
-MAX_REACH = 0.1  # of differences, as a share of the length of w
+MAX_REACH = 0.1  # of differences, as a share of the length of w, or of a step from w = 0
 NOISE = 3.0  # a T that is not this many times its rounding error counts as zero
 MEASURED = 16  # uses of a rounding error of the gradient before it is measured again
 
@@ -79,7 +79,7 @@ def third_derivatives(
         return float((v.square() / p).sum(-1).max().sqrt())
 
     known = max(size(HU.T), 1e-30)
-    scale = max(size(p * w), size(p * f.w0)) or size(g) / MAX_REACH or 1.0
+    scale = max(size(p * w), size(p * f.w0), size(g)) or 1.0  # of the weights, or a step
     most = MAX_REACH * scale
     length, rounding, uses = reach
     if not rounding or uses >= MEASURED:  # so near by there is nothing else
@@ -104,7 +104,7 @@ def third_derivatives(
             factor, last = min(max(beyond**-0.5 / 2, 0.1), 0.5), off
         elif lost > max(share, min(change**2, 1 / NOISE)) and length < most and factor > 1.2:
             pass  # rounding is the largest error
-        elif share / 5 < change < 5 * share or change < share and length == most or lost > share:
+        elif share / 5 < change < 5 * share or (change < share and length == most) or lost > share:
             break
         else:
             factor = min(max(share / max(change, 1e-30), (lost / share) ** 0.5, 0.1), 10)

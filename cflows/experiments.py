@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import platform
 import time
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import resources
@@ -89,8 +90,26 @@ class Experiment:
     """images at a time (bounds memory)"""
 
     def __post_init__(self) -> None:
-        if self.coords < 0:
-            raise ValueError(f"coords is {self.coords}; it must not be negative")
+        for field in fields(self):  # numbers of any kind as plain ones, so that equal definitions are equal
+            value = getattr(self, field.name)
+            if field.type in ("int", "float", "bool", "int | None") and not isinstance(value, (str, type(None))):
+                object.__setattr__(self, field.name, _plain(field.name, value, str(field.type)))
+        for name in ("classes", "processes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "classes", tuple(_plain("classes", c, "int") for c in self.classes))
+        least = {"coords": 0, "warmup": 0, "branch": 0, "snapshot_every": 0, "window": 0, "seed": 0, "eig_every": 0}
+        for name in ("width", "blocks", "per_class", "size", "steps", "eigs", "substeps", "batch_size", *least):
+            value = getattr(self, name)
+            if value is not None and value < least.get(name, 1):
+                what = "it must not be negative" if name in least else "it must be at least 1"
+                raise ValueError(f"{name} is {value}; {what}")
+
+
+def _plain(name: str, value: Any, kind: str) -> int | float | bool:
+    try:
+        return {"float": float, "bool": bool}.get(kind, operator.index)(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {value!r}; it must be {'a number' if kind == 'float' else 'an integer'}") from None
 
 
 TINY = Experiment(width=2, per_class=25, size=8, eig_every=10, window=10)
@@ -263,6 +282,7 @@ def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.D
     path = path_of(experiment)
     if found := _find(path.name):
         return load(found)
+    checkpoint = _kept(path)
     f, opt = objective(experiment, device), optimizer(experiment)
     tree = simulate(
         f,
@@ -283,12 +303,31 @@ def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.D
         snapshot_every=experiment.snapshot_every,
         window=experiment.window,
         coords=[i * f.dim // experiment.coords for i in range(experiment.coords)],
-        checkpoint=path.with_suffix(".ckpt"),
+        checkpoint=checkpoint,
     )
     tree.attrs |= _provenance(experiment, f)
-    files.save(path, tree)
-    path.with_suffix(".ckpt").unlink()
+    if checkpoint and _keep(path, tree):
+        checkpoint.unlink(missing_ok=True)
     return tree
+
+
+def _kept(path: Path) -> Path | None:
+    """Where the checkpoint of a run is kept; None, and a warning, if nothing can be written there."""
+    try:
+        return files.writable(path.with_suffix(".ckpt"))
+    except ValueError as error:
+        warnings.warn(f"the run will not be kept: {error} (environment variable CFLOWS_CACHE)", stacklevel=4)
+        return None
+
+
+def _keep(path: Path, tree: xr.DataTree) -> bool:
+    """Write a result; if that fails the caller has it all the same."""
+    try:
+        files.save(path, tree)
+    except OSError as error:
+        warnings.warn(f"the run is not kept: {path} could not be written ({error})", stacklevel=4)
+        return False
+    return True
 
 
 def test_outputs(f: Objective, experiment: Experiment) -> Outputs:
@@ -327,11 +366,12 @@ def solve_programs(experiment: Experiment, device: str | torch.device = "auto") 
     path = programs_of(path_of(experiment))
     if found := _find(path.name):
         return load(found).to_dataset()
-    run = compute(experiment, device)
+    run, kept = compute(experiment, device), _kept(path)
     f, begin = objective(experiment, device), time.monotonic()
     solved = preconditioners.along(f, optimizer(experiment), run)
     solved.attrs = _provenance(experiment, f) | {"seconds": time.monotonic() - begin, "torch": str(torch.__version__)}
-    files.save(path, xr.DataTree(solved))
+    if kept:
+        _keep(path, xr.DataTree(solved))
     return solved
 
 
@@ -503,7 +543,7 @@ def load(path: str | Path) -> xr.DataTree:
     path = Path(path)
     if not path.exists():
         raise ValueError(f"there is no run file {path}; `cflows list` names those that there are")
-    tree = files.load(path)
+    tree = files.load(path, sealed=True)
     if missing := {"experiment", "date", "seconds"} - set(tree.attrs):
         raise ValueError(f"{path} is not a run of an experiment: it does not state its {', '.join(sorted(missing))}")
     return tree
@@ -550,4 +590,11 @@ def hardware(device: str | torch.device = "auto") -> str:
 
 
 def _device(device: str | torch.device) -> torch.device:
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {str(device)!r} is not to be had here ({reason}); use auto, or cpu") from error

@@ -92,14 +92,15 @@ def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, 
     ax : matplotlib.axes.Axes
     steps : array (steps,)
     values : array (steps, eig)
-        Each row in descending order.
+        Each row in descending order; NaN at steps at which they were not looked at, across which lines are drawn.
     count : int
         How many of them to draw, at most.
     **style
         Options of matplotlib's ``plot``.
     """
     for j in range(min(count, values.shape[1], len(EIGENVALUES))):
-        ax.plot(steps, values[:, j], color=EIGENVALUES[j], zorder=10 - j, **style)
+        seen = np.isfinite(values[:, j])
+        ax.plot(np.asarray(steps)[seen], values[seen, j], color=EIGENVALUES[j], zorder=10 - j, **style)
 
 
 def beside(run: xr.DataTree, optimizer: str) -> Figure:
@@ -120,7 +121,10 @@ def beside(run: xr.DataTree, optimizer: str) -> Figure:
     step, color = discrete["step"].values, COLORS["central"]
     fig, (top, middle, bottom) = plt.subplots(3, 1, figsize=(7.2, 6.6), sharex=True)
     top.plot(step, discrete["loss"], color=COLORS["average"], lw=3.5, label=optimizer)
-    top.plot(step, central["predicted_loss"], color=color, lw=1.2, label="central flow: predicted average")
+    predicted = central["predicted_loss"]
+    if "trusted" in central:  # what is not to be trusted is not shown as a prediction
+        predicted = predicted.where(central["trusted"] > 0)
+    top.plot(step, predicted, color=color, lw=1.2, label="central flow: predicted average")
     top.plot(step, central["loss"], color=color, lw=1.2, ls=":", label="central flow: loss at its weights")
     top.set(yscale="log", ylabel="training loss")
     top.legend(loc="lower left")

@@ -77,13 +77,15 @@ def save(path: str | Path, tree: xr.DataTree) -> None:
     write(path, lambda p: tree.to_netcdf(p, engine="h5netcdf", encoding=encoding))
 
 
-def load(path: str | Path) -> xr.DataTree:
+def load(path: str | Path, sealed: bool = False) -> xr.DataTree:
     """Read a tree into memory.
 
     Parameters
     ----------
     path : path
-        A file that `save` wrote.
+        A file that `save` wrote, or any tree in NetCDF.
+    sealed : bool
+        Whether it must be one that `save` wrote.
 
     Returns
     -------
@@ -92,14 +94,21 @@ def load(path: str | Path) -> xr.DataTree:
     Raises
     ------
     ValueError
-        If it can't be read, or is not what `save` wrote.
+        If it can't be read, or is not what `save` wrote; a file that states no digest (such as one by
+        ``tree.to_netcdf``) is taken as it is unless it must be sealed.
     """
+    path = Path(path).expanduser()
     try:
         with xr.open_datatree(path, engine="h5netcdf") as opened:
             tree = opened.load()
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {path}") from None
     except Exception as error:
         raise ValueError(f"the run file {path} is damaged ({error}); delete it to compute the run again") from error
-    if tree.attrs.pop("content", None) != content(tree):
+    told = tree.attrs.pop("content", None)
+    if told is None and sealed:
+        raise ValueError(f"{path} is not a run of an experiment: it states no digest of what it holds")
+    if told is not None and told != content(tree):
         raise ValueError(f"the run file {path} was changed after it was written; delete it to compute the run again")
     return tree
 

@@ -390,8 +390,8 @@ def _covariance(A: np.ndarray, dt: float, drift: Drift, most: float, tolerance: 
     for lack, v in zip(-lacks, V.T, strict=True):
         if lack > -tolerance and max(lack, tolerance) > most * np.einsum("a,b,abcd,c,d", v, v, B, v, v):
             raise NothingHoldsError(
-                f"an eigenvalue of P⁻¹H is {2 + max(lack, 0):.6g}, and no mechanism lowers it: the loss is quadratic along "
-                "its eigenvector, or nearly so, and the preconditioner does not respond to an oscillation along it; the "
+                f"an eigenvalue of P⁻¹H is {2 + max(lack, 0):.6g}, and no mechanism lowers it: the loss is quadratic "
+                "along its eigenvector, or nearly so, and the preconditioner does not respond to an oscillation; the "
                 "optimizer oscillates there with the amplitude that it has, or diverges, and has no central flow"
             )
     return sdcp.solve(A, B).X

@@ -88,7 +88,16 @@ def training(run: xr.DataTree):
     Returns
     -------
     IPython.display.HTML
+
+    Raises
+    ------
+    ValueError
+        If the run lacks one of them.
     """
+    if missing := [name for name in ("discrete", "midpoint", "central") if name not in run.children]:
+        raise ValueError(f"the run has no {missing[0]!r}; simulate with processes=('discrete', 'midpoint', 'central')")
+    if "nu" not in run["discrete"]:
+        raise ValueError("the run has no ν of single weights; simulate with coords, some positions in w")
     data = training_data(run)
     columns = np.array(data["eigenvalues"], dtype=float).T
     curves = [(data["looks"], column, color) for column, color in zip(columns, figures.EIGENVALUES, strict=False)]

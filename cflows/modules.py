@@ -1,7 +1,8 @@
-"""A torch module and its data as the terms of an objective: what is exchanged while it is evaluated, what is checked."""
+"""A torch module and its data as terms of an objective: what is exchanged while it is evaluated, what is checked."""
 
 from __future__ import annotations
 
+import pickle
 import random
 import warnings
 from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ class Binding(nn.Module):
         self.shapes, self.sizes = [p.shape for p in self.own], [p.numel() for p in self.own]
         self.w0 = torch.cat([p.detach().reshape(-1) for p in self.own])
         index = {id(p): i for i, p in enumerate(self.own)}
-        copies: dict[int, Tensor] = {}
+        copied: dict[int, Tensor] = {}
         # A submodule that is reached by two paths comes once, a tensor of two submodules twice.
         self.pieces: dict[str, int] = {}
         self.copies: dict[str, Tensor] = {}
@@ -54,7 +55,7 @@ class Binding(nn.Module):
                 if id(tensor) in index:
                     self.pieces[name] = index[id(tensor)]
             for name, tensor in owner.named_buffers(prefix, recurse=False, remove_duplicate=False):
-                self.copies[name] = copies.setdefault(id(tensor), tensor.detach().clone())
+                self.copies[name] = copied.setdefault(id(tensor), tensor.detach().clone())
 
     def forward(self, compute: Callable[[], R]) -> R:
         """What is computed while the tensors are exchanged."""
@@ -175,7 +176,7 @@ def check_outputs(
     try:
         out = outputs(binding.w0, inputs[few])
     except (RuntimeError, TypeError) as error:
-        if inputs.is_floating_point() or "dtype" not in str(error) and "scalar type" not in str(error):
+        if inputs.is_floating_point() or ("dtype" not in str(error) and "scalar type" not in str(error)):
             raise
         raise TypeError(
             f"inputs are {inputs.dtype}, with which {name} fails ({error}); if it computes with floats, convert them: "
@@ -201,16 +202,13 @@ def check_outputs(
         what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise ValueError(f"the criterion returned {what}; it must return a scalar: the mean or sum over examples")
     if len(out) > 1 and out.shape != target.shape and out.numel() == target.numel():
-        each = torch.stack([binding.within(binding.w0, lambda i=i: criterion(out[i], target[i])) for i in _ones(out)])
+        ones = [slice(i, i + 1) for i in range(len(out))]
+        each = torch.stack(binding.within(binding.w0, lambda: [criterion(out[i], target[i]) for i in ones]))
         if not any(torch.allclose(x, value, rtol=1e-3, equal_nan=True) for x in (each.mean(), each.sum())):
             raise ValueError(
                 f"outputs and targets do not match: outputs have shape {tuple(out.shape)}, targets "
                 f"{tuple(target.shape)}, and the criterion broadcasts one over the other; use targets.reshape(...)"
             )
-
-
-def _ones(x: Tensor) -> list[slice]:
-    return [slice(i, i + 1) for i in range(len(x))]
 
 
 def nearby(w: Float[Tensor, "n"], sizes: list[int], share: float = 0.05, seed: int = 0) -> Float[Tensor, "n"]:
@@ -230,7 +228,9 @@ def nearby(w: Float[Tensor, "n"], sizes: list[int], share: float = 0.05, seed: i
     -------
     Tensor (n,)
     """
-    noise = torch.randn(w.numel(), generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float64, device="cpu").to(w)
+    noise = torch.randn(
+        w.numel(), generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float64, device="cpu"
+    ).to(w)
     overall = w.square().mean().sqrt()
     scales = [piece.square().mean().sqrt() if piece.any() else overall for piece in w.split(sizes)]
     scale = torch.cat([s.expand(size) for s, size in zip(scales, sizes, strict=True)])
@@ -277,8 +277,8 @@ def check_repeats(binding: Binding, gradient: Callable[[], Float[Tensor, "n"]], 
 
 
 def _random_states(device: torch.device) -> list[Any]:
-    states = [torch.get_rng_state().numpy().tobytes(), random.getstate(), np.random.get_state()[1].tobytes()]  # noqa: NPY002
-    states.append(np.random.get_state()[2])  # noqa: NPY002
+    numbers = pickle.dumps(np.random.get_state())  # noqa: NPY002
+    states = [torch.get_rng_state().numpy().tobytes(), random.getstate(), numbers]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device).numpy().tobytes())
     return states
@@ -344,12 +344,12 @@ def shares(
     batches, name = _batches(len(inputs), size), type(binding.module).__name__
     out = [outputs(w, inputs[b]).detach() for b in batches]
     tolerance = torch.finfo(w.dtype).eps ** 0.5
-    for parts in _parts(batches):
-        whole = torch.cat([out[i] for i in parts])
-        begin, end = batches[parts[0]].start, batches[parts[-1]].stop
+    for together in _parts(batches):
+        whole = torch.cat([out[i] for i in together])
+        begin, end = batches[together[0]].start, batches[together[-1]].stop
         middle = (begin + end) // 2
         halves = torch.cat([outputs(w, inputs[s]).detach() for s in (slice(begin, middle), slice(middle, end))])
-        if len(parts) > 1:  # of one example each: are they the same side by side?
+        if len(together) > 1:  # of one example each: are they the same side by side?
             whole, halves = halves, outputs(w, inputs[begin:end]).detach()
         if not torch.allclose(whole, halves, rtol=0, atol=tolerance * float(whole.abs().max()), equal_nan=True):
             off = float((whole - halves).abs().max() / whole.abs().max())
@@ -364,7 +364,7 @@ def shares(
         value = binding.within(w, lambda: criterion(torch.cat(outs), target))
         return value.detach(), torch.autograd.grad(value, outs, materialize_grads=True)
 
-    trials = []
+    trials: list[tuple] = []
     for turn in (0, 1, len(inputs) // 2 + 1):  # outputs of other examples are valid outputs too
         tried = torch.cat(out).roll(turn, 0).split([b.stop - b.start for b in batches])
         parts = [value_and_slope([o], targets[b]) for o, b in zip(tried, batches, strict=True)]

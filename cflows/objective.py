@@ -7,6 +7,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -127,7 +128,7 @@ class Objective:
 
     def __call__(self, w: Float[Tensor, "n"]) -> Float[Tensor, ""]:
         """The loss at w, as PyTorch differentiates it (over the terms of this process, if they are split)."""
-        return torch.stack([term.within(w, lambda term=term: term.loss(w)) for term in self._terms]).sum()
+        return torch.stack([term.within(w, partial(term.loss, w)) for term in self._terms]).sum()
 
     def __add__(self, other: Objective) -> Objective:
         if not isinstance(other, Objective):
@@ -292,9 +293,9 @@ class Objective:
     def _local(self, w: Float[Tensor, "n"]) -> tuple[Tensor, Tensor]:
         """Loss and gradient over the terms of this process."""
         w = self._check(w).requires_grad_()
-        value, grad = 0.0, 0.0
+        value, grad = w.new_zeros(()), torch.zeros_like(w)
         for term in self._terms:
-            more = term.within(w, lambda term=term: term.gradient(w))
+            more = term.within(w, partial(term.gradient, w))
             value, grad = value + more[0], grad + more[1]
         return value, grad
 
@@ -345,13 +346,14 @@ class Objective:
             loss, g = self._sum(value.detach().clone()), self._sum(grad.detach().clone())
             return loss, g, lambda V: self._sum(term.within(w, lambda: _products(grad, w, self._check(V, 2))))
 
+        def product(term: Term, V: Tensor) -> Tensor:
+            return _products(term.gradient(w, create_graph=True)[1], w, V)
+
         def hvp(V: Tensor) -> Tensor:
             V = self._check(V, 2)
             products = torch.zeros_like(V)
             for term in self._terms:
-                products += term.within(
-                    w, lambda term=term: _products(term.gradient(w, create_graph=True)[1], w, V)
-                )
+                products += term.within(w, partial(product, term, V))
             return self._sum(products)
 
         return *self.value_and_grad(w), hvp
@@ -411,7 +413,7 @@ class Objective:
                     T[i, j] += vjp(Hu, w, U[:, i])
 
         for term in self._terms:
-            term.within(w, lambda term=term: accumulate(term))
+            term.within(w, partial(accumulate, term))
         for i, j in itertools.combinations(range(k), 2):
             T[j, i] = T[i, j]
         return self._sum(T)
@@ -486,7 +488,8 @@ class Objective:
         """What is wrong with PyTorch's products, or third derivatives; nothing if they agree with differences."""
         binding = self.binding
         sizes = binding.sizes if binding else [self.dim]
-        w = near if self.value_and_grad(near := modules.nearby(w, sizes))[1].isfinite().all() else w
+        g = self.value_and_grad(near := modules.nearby(w, sizes))[1]
+        w = near if g.isfinite().all() else w
         away = [modules.nearby(w, sizes, 1.0, seed) - w for seed in (1, 2)]
         U = torch.stack([v / (v.norm() or 1.0) for v in away], 1)
         try:
@@ -495,7 +498,7 @@ class Objective:
                 skew = abs(float(U[:, 0] @ own[:, 1] - U[:, 1] @ own[:, 0]))
                 first = own[:, 0]
             else:
-                T = self._hessian_gradients(w.clone().requires_grad_(), U)
+                own, T = self.hvp(w, U[:, :1]), self._hessian_gradients(w.clone().requires_grad_(), U)
                 skew, first = abs(float(T[0, 0] @ U[:, 1] - T[0, 1] @ U[:, 0])), T[0, 0]
         except (RuntimeError, NotImplementedError) as error:
             return f"can't be computed ({str(error).splitlines()[0]})"
@@ -511,7 +514,9 @@ class Objective:
             else:
                 twin = self.difference(w, v) / (share * size)
             off = [float(x.norm()) for x in (first - twin).split(sizes)]
-            allowed = [0.02 * float(x.norm()) + (1e-3 if single else 1e-5) * float(twin.norm()) for x in twin.split(sizes)]
+            rounding = 30 * torch.finfo(w.dtype).eps * float((own if third else g).norm()) / (share * size)
+            floor = (1e-3 if single else 1e-5) * float(twin.norm()) + rounding
+            allowed = [0.02 * float(x.norm()) + floor for x in twin.split(sizes)]
             if all(a <= b for a, b in zip(off, allowed, strict=True)) or not twin.isfinite().all():
                 return ""
             twins.append(twin)
@@ -519,9 +524,9 @@ class Objective:
             return ""  # differences do not agree with each other either: a loss that is not smooth
         worst = max(range(len(off)), key=lambda i: float((first - twins[0]).split(sizes)[i].norm()))
         where = f", most of all for {binding.names[worst]!r}" if binding else ""
-        error = float((first - twins[0]).norm() / twins[0].norm())
+        share = float((first - twins[0]).norm() / twins[0].norm())
         symmetric = "" if skew <= 1e-3 * float(first.norm()) else ", and not symmetric"
-        return f"are off from differences by {error:.1%}{symmetric}{where}"
+        return f"are off from differences by {share:.1%}{symmetric}{where}"
 
     def _check(self, w: Tensor, ndim: int = 1) -> Tensor:
         expected = f"({self.dim},)" if ndim == 1 else f"({self.dim}, k)"

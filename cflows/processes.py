@@ -36,7 +36,7 @@ BEND = 0.05  # where the second-order part of a step of the central flow is a la
 STABLE_CAP = 8.0
 #: Effective sharpness at which the central flow is stopped: a unit of time would take hundreds of steps.
 CENTRAL_CAP = 1000.0
-LEFT = 0.02  # an eigenvalue that is so far above 2 has been left to itself for too long: steps are halved
+LEFT = 0.01  # an eigenvalue that is so far above 2 has been left to itself for too long: steps are halved
 FINEST = 16  # at most so often as many
 MAX_STEPS = 400  # in a unit of time
 #: Effective sharpness beyond which what the central flow predicts is not to be trusted.
@@ -134,8 +134,8 @@ class Process(ABC):
         self.absorb()
         if not self.nu.isfinite().all():
             raise DivergenceError(
-                f"ν is not finite: squares of gradients (up to {float(self.g.abs().max()):.2g}) overflow {self.w.dtype}; "
-                "scale the loss down, or use float64"
+                f"ν is not finite: squares of gradients (up to {float(self.g.abs().max()):.2g}) overflow "
+                f"{self.w.dtype}; scale the loss down, or use float64"
             )
         if not (self.p() > 0).all():
             zeros = int((self.p() <= 0).sum())
@@ -179,7 +179,9 @@ class Process(ABC):
         return self._leading(hvp, None, count, k)
 
     def _leading(self, hvp: HVP, moves: Tensor | None, count: int, k: int) -> Eigenpairs:
-        p, guess = (x if moves is None or x is None else x[moves] for x in (self.p(), self.guess))
+        p, guess = self.p(), self.guess
+        if moves is not None:
+            p, guess = p[moves], None if guess is None else guess[moves]
         if count == 0:
             none, self.near = p.new_zeros(0, 0), 0
             return Eigenpairs(p.new_zeros(0), none, none, p.new_zeros(0), none, 0, True)
@@ -279,6 +281,7 @@ class Flow(Process):
     extra: ClassVar[tuple[str, ...]] = ("seen", "reach", "stopped", "doubt")
 
     def state(self) -> dict[str, Any]:
+        """All that the future depends on."""
         return super().state() | {"reach": tuple(self.reach)}
 
     def step(self, critical: flows.Critical | None = None, modes: flows.Modes | None = None) -> None:
@@ -302,8 +305,9 @@ class Flow(Process):
 
     def stop(self, i: int, why: str) -> None:
         """End the flow at step i: all that is recorded from there on is NaN."""
-        self.stopped, self.doubt = True, f"step {i}: {why}"
-        warnings.warn(f"the {self.called} ends at {self.doubt}", stacklevel=2)
+        self.stopped, end = True, f"step {i}: {why}"
+        self.doubt = f"{self.doubt}; it ends at {end}" if self.doubt else end
+        warnings.warn(f"the {self.called} ends at {end}", stacklevel=2)
 
     def look(self, eigs: int) -> Record:
         record = super().look(eigs)
@@ -320,7 +324,8 @@ class Flow(Process):
         if self.seen is None or self.t <= self.seen[0]:
             return 0
         t, top, slope = self.seen
-        return int(top + 2 * max(slope, 0) * (self.t - t) > limit)
+        growth = 2 * max(slope, 0) * (self.t - t) / max(top, 1e-30)  # twice as fast as it did
+        return int(top * math.exp(min(growth, 100)) > limit)
 
     def third_derivatives(
         self, U: Float[Tensor, "n k"], p: Float[Tensor, "n"], HU: Float[Tensor, "n k"]
@@ -443,8 +448,8 @@ class Central(Flow):
     def warn_of_the_start(self, top: float) -> None:
         corrected = getattr(self.opt, "bias_correction", True)
         warnings.warn(
-            f"the central flow starts with {self.near} eigenvalues of P⁻¹H near or above 2, the largest {top:.3g}: until "
-            "they are down to 2 it says little and is slow; let the optimizer settle first (warmup), or use "
+            f"the central flow starts with {self.near} eigenvalues of P⁻¹H near or above 2, the largest {top:.3g}: "
+            "until they are down to 2 it says little and is slow; let the optimizer settle first (warmup), or use "
             f"{'' if corrected else 'bias_correction=True or '}a smaller lr",
             stacklevel=3,
         )

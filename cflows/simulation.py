@@ -50,7 +50,10 @@ VARIABLES = {
     "variances": ("eig", "eigenvalues of X, descending: variances along the P-orthonormal eigenvectors of Σ"),
     "displacements": ("eig", "vᵀP(w_t - w(t)) of the optimizer along these eigenvectors v"),
     "rise": ("", "rate at which the eigenvalues would rise if nothing oscillated: -⟨X, α⟩ / tr X"),
-    "trusted": ("", "1 while what the flow predicts is to be trusted, 0 where an eigenvalue is, or has been, far above 2"),
+    "trusted": (
+        "",
+        "1 while what the flow predicts is to be trusted, 0 where an eigenvalue is, or has been, far above 2",
+    ),
     "curvature_reduction": ("", "rate at which curvature regularisation lowers them: ⟨X, B₁[X]⟩ / tr X"),
     "nu_growth": ("", "rate at which the growth of ν lowers them: ⟨X, B₂[X]⟩ / tr X"),
     # how the stationary flow found P̄, at the steps at which it looked for it
@@ -515,9 +518,9 @@ def _rounding_only(f: Objective, g: Tensor) -> tuple[int, ...]:
         owners = sorted({binding.owner(i) for i in found}) if binding else []
         names = ", ".join(owners[:5]) + (" and others" if len(owners) > 5 else "") if binding else str(found[:5])[1:-1]
         warnings.warn(
-            f"the gradient of {len(found)} weights of {f.dim} ({names}) is nothing but rounding, and an adaptive optimizer "
-            "makes full steps of it in random directions; they change nothing in the loss (key biases of an attention, "
-            "for example) and are left out of distances; freeze them, or set eps above their gradients, "
+            f"the gradient of {len(found)} weights of {f.dim} ({names}) is nothing but rounding, and an adaptive "
+            "optimizer makes full steps of it in random directions; they change nothing in the loss (key biases of an "
+            "attention, for example) and are left out of distances; freeze them, or set eps above their gradients, "
             f"{float(g[found].abs().max()):.1g}",
             stacklevel=3,
         )
