@@ -41,14 +41,6 @@ print(json.dumps({
 }))"""
 
 
-PATH = re.compile(r'(?<=\bd=")[^"]*')  # data of a path in SVG
-
-
-def shorten(svg: str) -> str:
-    """A picture whose paths have coordinates with two decimals, in points: a third of its bytes less."""
-    return PATH.sub(lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), svg)
-
-
 def ship_plotly() -> None:
     """Put Plotly's script among the static files; a page loads it when its reader asks for an interactive figure."""
     (STATIC / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
@@ -95,9 +87,6 @@ def execute(notebook: Path, preset: str) -> None:
     executed = nbformat.read(done, as_version=4)
     (answer,) = (o["text"] for o in executed.cells.pop().outputs if o.get("name") == "stdout")
     executed.metadata["cflows"] = json.loads(answer)
-    for output in (o for cell in executed.cells for o in cell.get("outputs", ())):
-        if svg := output.get("data", {}).get("image/svg+xml"):
-            output["data"]["image/svg+xml"] = shorten(svg)
     nbformat.write(executed, done)
     shutil.move(done, target)
     stamp_file.write_text(stamp)
@@ -164,6 +153,7 @@ def main() -> int:
     print("\n".join([f"{sum(row['holds'] for row in rows)} of {len(rows)} claims hold", *surprises]))
     if surprises and os.environ.get("CFLOWS_STRICT"):
         return 1
+    shutil.rmtree(SITE / "_images", ignore_errors=True)  # pictures of earlier builds
     command = ["jupyter-book", "build", ".", "--path-output", "book", "-W", "-n", "--keep-going"]
     program = Path(sys.executable).with_name(command[0])
     if code := subprocess.run([program, *command[1:]], cwd=ROOT).returncode:

@@ -74,7 +74,8 @@ def save(path: str | Path, tree: xr.DataTree) -> None:
     tree.attrs = tree.attrs | {"content": content(tree)}
     how = {"zlib": True, "complevel": 9, "shuffle": True}
     encoding = {node.path: dict.fromkeys(node.data_vars, how) for node in tree.subtree}
-    write(path, lambda p: tree.to_netcdf(p, engine="h5netcdf", encoding=encoding))
+    content_of_file = tree.to_netcdf(None, engine="h5netcdf", encoding=encoding)  # HDF5 aborts where a disk is full
+    write(path, lambda p: p.write_bytes(content_of_file))
 
 
 def load(path: str | Path, sealed: bool = False) -> xr.DataTree:
@@ -102,7 +103,7 @@ def load(path: str | Path, sealed: bool = False) -> xr.DataTree:
         with xr.open_datatree(path, engine="h5netcdf") as opened:
             tree = opened.load()
     except FileNotFoundError:
-        raise ValueError(f"there is no file {path}") from None
+        raise ValueError(f"there is no run file {path}") from None
     except Exception as error:
         raise ValueError(f"the run file {path} is damaged ({error}); delete it to compute the run again") from error
     told = tree.attrs.pop("content", None)

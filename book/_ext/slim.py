@@ -11,6 +11,8 @@ from fontTools import subset
 NAMES = re.compile(r"\.((?:[\w-]|\\.)+)")
 ASIDE = re.compile(r":not\([^)]*\)|\[[^]]*\]")
 ICONS = re.compile(r"<script[^>]*scripts/fontawesome\.js[^>]*></script>\s*")  # 1.5 MB; the icons come from its fonts
+# The index of all words, 100 kB: the field for a search leads to the page that needs it.
+SEARCH = re.compile(r'<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>\s*')
 WOFF2 = re.compile(r'url\([^)]*\.woff2\) format\("woff2"\),')  # needs brotli; each font comes in another format, too
 ROLES = re.compile(r' role="(doc-biblioentry|list(?=" class="citation-list))"')  # a list without items, an item of none
 
@@ -60,7 +62,7 @@ def slim(app, exception):
     site = Path(app.outdir)
     for page in site.rglob("*.html"):
         text = TOGGLE.sub('<summary aria-label="pages of this section">', page.read_text())
-        text = LAST.sub("</dt><dd></dd>", text)
+        text = LAST.sub("</dt><dd></dd>", text if page.name == "search.html" else SEARCH.sub("", text))
         page.write_text(FIGURE.sub(SCROLLS, ROLES.sub("", ICONS.sub("", text))))
     for unused in {*site.rglob("*.map"), *site.rglob("*.woff2"), *site.glob("_static/scripts/fontawesome.js*")}:
         unused.unlink()
