@@ -13,6 +13,7 @@ from .objective import Objective
 
 MAX_OFF = 0.01  # of HU by differences: those over a longer reach see another Hessian
 MAX_REACH = 0.1  # of differences, as a share of the length of w, or of a step from w = 0
+NOISY = 0.1  # share of T, in norm, that may be rounding: along one direction it is far less
 NOISE = 3.0  # a T that is not this many times its rounding error counts as zero
 MEASURED = 16  # uses of a rounding error of the gradient before it is measured again
 
@@ -83,8 +84,9 @@ def third_derivatives(
     most = MAX_REACH * scale
     length, rounding, uses = reach
     if not rounding or uses >= MEASURED:  # so near by there is nothing else
-        near = torch.finfo(U.dtype).eps ** 0.5 * scale
-        rounding, uses = max(size(f.difference(w, near * U[:, 0]) - near * HU[:, 0]) / math.sqrt(2), 1e-30), 0
+        tries = [c * torch.finfo(U.dtype).eps ** 0.5 * scale for c in (1, 1.7)]
+        rounding = max(size(f.difference(w, c * U[:, 0]) - c * HU[:, 0]) for c in tries) / math.sqrt(2) or 1e-30
+        uses = 0
     length = min(length or size(g) / 2, most) or most
     best = last = math.inf
     for _ in range(12):
@@ -96,18 +98,18 @@ def third_derivatives(
         lost = noise / max(size(T), 1e-30)
         change = max(length * size(T) / known, math.sqrt(off) / 2)  # where T vanishes, what comes after it counts
         beyond = off / max(MAX_OFF, 3 * rounding / (length * known))  # how far HU sees another Hessian
-        factor = min(max((lost / share) ** (1 / 3), 2), 10, beyond**-0.5 if beyond else 10)
+        factor = min(max((2 * lost / NOISY) ** 0.5, 1.3), 10, beyond**-0.5 if beyond else 10)
         if beyond > 1:
             if off > 0.7 * last:  # not smooth: over a kink a shorter reach sees no less of the jump
                 twin = again
                 break
             factor, last = min(max(beyond**-0.5 / 2, 0.1), 0.5), off
-        elif lost > max(share, min(change**2, 1 / NOISE)) and length < most and factor > 1.2:
+        elif lost > max(NOISY, min(change**2, 1 / NOISE)) and length < most and factor > 1.2:
             pass  # rounding is the largest error
-        elif share / 5 < change < 5 * share or (change < share and length == most) or lost > share:
+        elif share / 5 < change < 5 * share or change < share and length == most or lost > NOISY / 4:
             break
         else:
-            factor = min(max(share / max(change, 1e-30), (lost / share) ** 0.5, 0.1), 10)
+            factor = min(max(share / max(change, 1e-30), (2 * lost / NOISY) ** 0.5, 0.1), 10)
         length = min(length * factor, most)
     if lost > 1 / NOISE:
         T = torch.zeros_like(T)

@@ -118,7 +118,8 @@ def simulate(
     warmup : int
         Plain optimizer steps taken before the processes part ways.
     eigs : int
-        Eigenvalues of the effective Hessian to follow, at least. More are followed while all of them are above 1.5.
+        Eigenvalues of the effective Hessian to look at. Flows follow more of them while all are above 1.5. Weights that
+        have never had a gradient (ν = 0) are at rest, and H is that of the others.
     eig_every : int, or mapping from process to int
         Compute them every so many steps; 0: never (not for a flow, which needs them to choose its steps). A flow also
         does so when the top one may have grown, and the central flow, once that is above 1.5, as ``accuracy`` asks for.
@@ -127,9 +128,10 @@ def simulate(
         the central flow's are no more than a tenth of ``accuracy``. An eigenvalue's own error is of the order of the
         square.
     substeps : int
-        Steps of the central flow in a unit of time, at least; more are taken where the flow bends or an eigenvalue λ is
-        large (⌈λ/2.5⌉). Where one is above 2 from the start, the oscillation is made such as to lower it by at least
-        0.2 a unit of time until it is 2.
+        Steps of the central flow in a unit of time, at least; more are taken where the flow bends, an eigenvalue λ is
+        large (⌈λ/2.5⌉), or one has left 2 by more than 0.01. Where one is above 2 from the start, the oscillation is
+        made such as to lower it by at least 0.2 a unit of time until it is 2. The flow ends where nothing would lower
+        it (a quadratic loss under gradient descent), or at λ = 1000.
     coords : sequence of int
         Weights whose squared gradient and ν are recorded at every step.
     outputs : callable, Tensor (n,) -> Tensor (m,), optional
@@ -154,7 +156,8 @@ def simulate(
         Number of last steps that `replay` shall be able to compute again: the result holds the state they start from.
     checkpoint : path, optional
         File that holds the state of the run; if it is there, the run goes on from it. Written from time to time, at the
-        end, and whenever an error or an interruption ends the run early.
+        end, and whenever an error or an interruption ends the run early. If its folder can't be written, that is an
+        error before anything is computed; if a disk fills up later, a warning.
     checkpoint_every : float
         Seconds between two times.
     progress : bool
