@@ -106,7 +106,7 @@ def third_derivatives(
             factor, last = min(max(beyond**-0.5 / 2, 0.1), 0.5), off
         elif lost > max(NOISY, min(change**2, 1 / NOISE)) and length < most and factor > 1.2:
             pass  # rounding is the largest error
-        elif share / 5 < change < 5 * share or change < share and length == most or lost > NOISY / 4:
+        elif share / 5 < change < 5 * share or (change < share and length == most) or lost > NOISY / 4:
             break
         else:
             factor = min(max(share / max(change, 1e-30), (2 * lost / NOISY) ** 0.5, 0.1), 10)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from . import modules
+from . import checks, modules
 
 HVP = Callable[[Tensor], Tensor]
 
@@ -41,13 +41,18 @@ class Term(NamedTuple):
 
     def gradient(self, w: Float[Tensor, "n"], create_graph: bool = False) -> tuple[Tensor, Tensor]:
         """Value and gradient, to be called `within`; w requires gradients."""
+        value = self.value(w)
+        if not value.requires_grad:  # a term that is constant
+            return value, torch.zeros_like(w)
+        (grad,) = torch.autograd.grad(value, w, create_graph=create_graph, materialize_grads=True)
+        return (value, grad) if create_graph else (value.detach(), grad)
+
+    def value(self, w: Float[Tensor, "n"]) -> Tensor:
+        """Value, to be called `within`."""
         value = self.loss(w)
         if not isinstance(value, Tensor) or value.ndim != 0:
             raise ValueError(f"the loss returned {_describe(value)}; it must return a scalar tensor (shape ())")
-        if not value.requires_grad:
-            raise ValueError("the loss does not depend on the weights; is there a detach(), item() or no_grad() in it?")
-        grad = vjp(value, w, None, create_graph=create_graph)
-        return (value, grad) if create_graph else (value.detach(), grad)
+        return value
 
 
 class Objective:
@@ -68,7 +73,8 @@ class Objective:
     w0 : Tensor (n,)
         Initial weights; fixes n, dtype and device.
     check : bool
-        Whether PyTorch's second and third derivatives are tried before they are used (five gradients' time, once).
+        Whether PyTorch's second and third derivatives are tried before they are used (once, about ten gradients' time
+        for products, fifty for third derivatives).
 
     Attributes
     ----------
@@ -114,6 +120,7 @@ class Objective:
         self._split = False  # whether the terms are this process's share of them
         self._model: tuple[modules.Binding, nn.Module] | None = None
         self._check_derivatives = check
+        self._depends = False  # whether the loss is known to depend on the weights
         self._tried: dict[str, bool] = {}  # whether PyTorch's own derivatives, by name, have proved right
 
     @property
@@ -126,9 +133,20 @@ class Objective:
         """The module whose parameters the weights are, if it was made from one."""
         return self._model[0] if self._model else None
 
+    def nearby(self, w: Float[Tensor, "n"], share: float = 0.05, seed: int = 0) -> Float[Tensor, "n"]:
+        """Weights a little away from w, as of `modules.nearby`."""
+        if self.binding:
+            return self.binding.nearby(w, share, seed)
+        return modules.nearby(w, [self.dim], share, seed)
+
     def __call__(self, w: Float[Tensor, "n"]) -> Float[Tensor, ""]:
         """The loss at w, as PyTorch differentiates it (over the terms of this process, if they are split)."""
-        return torch.stack([term.within(w, partial(term.loss, w)) for term in self._terms]).sum()
+        self._flat(w)
+        loss = torch.stack([term.within(w, partial(term.value, w)) for term in self._terms]).sum()
+        return loss if w.requires_grad else loss.detach()
+
+    def __radd__(self, other: object) -> Objective:
+        return self if other == 0 else NotImplemented  # sum() begins with 0
 
     def __add__(self, other: Objective) -> Objective:
         if not isinstance(other, Objective):
@@ -139,6 +157,7 @@ class Objective:
                 "added; both must be of the same weights, and both or none of them split"
             )
         f = copy.copy(self)
+        f._depends = self._depends or other._depends
         f._terms, f._model, f._tried = self._terms + other._terms, self._model or other._model, {}
         return f
 
@@ -146,7 +165,7 @@ class Objective:
     def from_module(
         cls,
         module: nn.Module,
-        criterion: modules.Criterion,
+        criterion: checks.Criterion,
         inputs: Tensor,
         targets: Tensor,
         batch_size: int | None = None,
@@ -165,7 +184,7 @@ class Objective:
         criterion : callable
             (outputs, targets) -> scalar. It may read the module's parameters.
         inputs, targets : Tensor (N, ...)
-            All the data, on the module's device.
+            All the data, on the module's device; they are not copied.
         batch_size : int, optional
             Work through the data this many examples at a time (bounds memory; the loss is still that of all N). The
             criterion must be a sum or a mean over examples; weights of classes and ``ignore_index`` are taken for what
@@ -176,7 +195,8 @@ class Objective:
             is summed over them, so that all of them see the same and can run `simulate` side by side.
         check : bool
             Whether to try that the loss is the same each time that it is computed and, in batches, that of all data:
-            gradients are computed three times, outputs three times, near the module's weights. Also as of `Objective`.
+            gradients are computed three times, in batches once or twice more, near the module's weights. Also as of
+            `Objective`.
 
         Returns
         -------
@@ -192,47 +212,57 @@ class Objective:
             module or criterion mix examples, if the loss depends on tensors of the module that were
             taken from it before, or if split processes start from different weights.
         """
-        binding = modules.Binding(module)
-        modules.check_data(inputs, targets)
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1, or None for all the data at once")
+        binding, size = modules.Binding(module), checks.check_data(criterion, inputs, targets, batch_size)
         if split and not dist.is_initialized():
             raise ValueError("split is set, but torch.distributed.init_process_group was not called in this process")
         if split and len(inputs) < 2:
             raise ValueError("a process has fewer than two examples as its share; use fewer processes")
-        w0, count = binding.w0, len(inputs)
-        size = min(batch_size or count, count)
-        batches = [slice(a, min(a + size, count)) for a in range(0, count, size)]
+        w0, count, name = binding.w0, len(inputs), type(module).__name__
+        within = partial(_within, binding)
 
-        def outputs(w: Tensor, x: Tensor) -> Tensor:
-            return _within(binding, w, lambda: module(x))
+        def batched(size: int) -> list[slice]:
+            return [slice(a, min(a + size, count)) for a in range(0, count, size)]
 
-        def term(batch: slice, share: float) -> Term:
-            x, y = inputs[batch], targets[batch]
-            return Term(lambda w: share * criterion(module(x), y), binding)
+        def terms(batches: list[slice], factors: list[float]) -> list[Term]:
+            def term(x: Tensor, y: Tensor, share: float) -> Term:
+                return Term(lambda w: share * criterion(module(x), y), binding)
 
+            return [term(inputs[b], targets[b], a) for b, a in zip(batches, factors, strict=True) if a]
+
+        def even(batches: list[slice]) -> list[float]:
+            return [(b.stop - b.start) / count for b in batches]
+
+        batches = batched(size)
         f = cls(lambda w: w.sum(), w0, check)
-        f._model, f._split = (binding, module), split
-        modules.check_outputs(binding, outputs, criterion, inputs, targets)
+        f._terms, f._model, f._split = terms(batches, even(batches)), (binding, module), split
+        some = (binding, criterion, inputs[:size], targets[:size], within)
+        value = checks.check_outputs(*some, whole=size == count) if check else 0.0
+        near, factors = binding.nearby(w0), [1.0]
         part = size if size < count or not split else (count + 1) // 2
-        if check:
-            f._terms = [term(b, (b.stop - b.start) / count) for b in batches]
-            near = modules.nearby(w0, binding.sizes)
-            near = near if f(near).isfinite() else w0
-            modules.check_repeats(binding, lambda: f._local(near)[1])
-            if (i := modules.strange(binding, lambda: f._terms[0].loss(near), near)) is not None:
-                raise ValueError(
-                    f"the loss depends on {binding.names[i]!r} of the module by another way than its parameters at the "
-                    "time (a list of parameters made before, a closure): that part would have no gradient; read "
-                    "module.parameters() inside the criterion, or add a penalty as an objective of the flat weights: "
-                    "f + cflows.Objective(lambda w: 1e-3 * w.square().sum(), f.w0)"
-                )
-        else:
-            near = w0
-        shares = [1.0]
+        parts, others = batched(part), batched(part // 2 or 2)
         if part < count:
-            shares = modules.shares(binding, near, outputs, criterion, inputs, targets, part)
-        mean = [(b.stop - b.start) / count for b in (batches if part == size else [slice(0, part), slice(part, count)])]
+            values = partial(_values, criterion, within, near)
+            out = [within(near, lambda b=b: module(inputs[b])).detach() for b in parts]  # type: ignore[misc]
+            try:
+                factors = checks.shares(values, out, targets, parts)
+            except ValueError:
+                checks.check_repeats(binding, near, lambda: f._local(near)[1])  # the reason may be that it is random
+                raise
+            f._terms = terms(parts, factors)
+        if check:
+            times = 3 if part == count else 2  # and another in smaller batches
+            g = checks.check_repeats(binding, near, lambda: f._local(near)[1], times)
+            if not g.isfinite().all():
+                near = w0
+                g = checks.check_repeats(binding, near, lambda: f._local(near)[1], times)
+            checks.check_plain(*some, value)
+            checks.check_slope(binding, f, near, g)
+        if check and part < count:
+            rows = sum(map(len, out)) // count
+            pieces = torch.cat(out).split([(b.stop - b.start) * rows for b in others])
+            twin = copy.copy(f)
+            twin._terms = terms(others, checks.shares(values, pieces, targets, others))
+            checks.check_batches(name, g, lambda: twin._local(near)[1], part // 2 or 2)
         if split:
             total = torch.tensor(count, device=w0.device)
             dist.all_reduce(total)
@@ -242,13 +272,14 @@ class Objective:
                 raise ValueError(
                     "the processes start from different weights; make the module with the same seed in each"
                 )
-            if shares not in (mean, [1.0] * len(shares)):
+            mean = factors == even(batched(part))
+            if not mean and factors != [1.0] * len(factors):
                 raise ValueError(
                     "the criterion is a weighted mean, whose weights other processes do not know; use a sum over "
                     "examples divided by a number, or split=False"
                 )
-            shares = [(b.stop - b.start) / int(total) if shares == mean else 1.0 for b in batches]
-        f._terms = [term(b, a) for b, a in zip(batches, shares, strict=True) if a]
+            factors = [(b.stop - b.start) / int(total) if mean else 1.0 for b in batches]
+        f._terms = terms(batches, factors)
         return f
 
     def outputs(self, w: Float[Tensor, "n"], inputs: Tensor) -> Tensor:
@@ -271,7 +302,8 @@ class Objective:
         if self._model is None:
             raise TypeError("this objective was made from a loss, which has no outputs; use Objective.from_module")
         binding, module = self._model
-        return _within(binding, w, lambda: module(inputs))
+        out = _within(binding, self._flat(w), lambda: module(inputs))
+        return out if w.requires_grad else out.detach()
 
     def value_and_grad(self, w: Float[Tensor, "n"]) -> tuple[Float[Tensor, ""], Float[Tensor, "n"]]:
         """Loss and gradient.
@@ -297,6 +329,14 @@ class Objective:
         for term in self._terms:
             more = term.within(w, partial(term.gradient, w))
             value, grad = value + more[0], grad + more[1]
+        if not self._depends:
+            self._depends = bool(grad.any()) or any(
+                term.within(w, partial(term.value, w)).requires_grad for term in self._terms
+            )
+            if not self._depends:
+                raise ValueError(
+                    "the loss does not depend on the weights; is there a detach(), item() or no_grad() in it?"
+                )
         return value, grad
 
     def hvp(self, w: Float[Tensor, "n"], V: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
@@ -333,7 +373,7 @@ class Objective:
         hvp : callable, Tensor (n, k) -> Tensor (n, k)
             V to H(w)V.
         """
-        w = self._check(w).requires_grad_()
+        w = self._check(w).clone().requires_grad_()  # which may be changed while products are still asked for
         if not self._proved("products", w):
             return *self.value_and_grad(w), lambda V: self._product_differences(w.detach(), self._check(V, 2))
         return self._linearize(w)
@@ -475,7 +515,12 @@ class Objective:
         """Whether PyTorch's own products, or third derivatives, are right: tried once, near w."""
         if what not in self._tried:
             self._tried[what] = True  # while they are tried, too
-            if self._check_derivatives and (wrong := self._try(what, w.detach())):
+            try:
+                wrong = self._try(what, w.detach()) if self._check_derivatives else ""
+            except BaseException:
+                del self._tried[what]
+                raise
+            if wrong:
                 self._tried[what] = False
                 warnings.warn(
                     f"PyTorch's {what} of this loss {wrong}; differences are used instead, which are slower and less "
@@ -488,9 +533,9 @@ class Objective:
         """What is wrong with PyTorch's products, or third derivatives; nothing if they agree with differences."""
         binding = self.binding
         sizes = binding.sizes if binding else [self.dim]
-        g = self.value_and_grad(near := modules.nearby(w, sizes))[1]
+        g = self.value_and_grad(near := self.nearby(w))[1]
         w = near if g.isfinite().all() else w
-        away = [modules.nearby(w, sizes, 1.0, seed) - w for seed in (1, 2)]
+        away = [self.nearby(w, 1.0, seed) - w for seed in (1, 2)]
         U = torch.stack([v / (v.norm() or 1.0) for v in away], 1)
         try:
             if what == "products":
@@ -529,16 +574,25 @@ class Objective:
         return f"are off from differences by {share:.1%}{symmetric}{where}"
 
     def _check(self, w: Tensor, ndim: int = 1) -> Tensor:
+        return self._flat(w, ndim).detach()
+
+    def _flat(self, w: Tensor, ndim: int = 1) -> Tensor:
+        """w, if it is what it should be."""
         expected = f"({self.dim},)" if ndim == 1 else f"({self.dim}, k)"
         if not isinstance(w, Tensor) or w.ndim != ndim or w.shape[0] != self.dim:
             raise ValueError(f"got {_describe(w)} where a tensor of shape {expected} is needed")
         if w.dtype != self.w0.dtype:
             raise TypeError(f"got {w.dtype} where the weights are {self.w0.dtype}; convert with .to(f.w0)")
-        return w.detach()
+        return w
 
 
-def _within(binding: modules.Binding | None, w: Float[Tensor, "n"], compute: Callable[[], Any]) -> Any:
-    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
+def _values(criterion: checks.Criterion, within: Callable, w: Tensor, out: Tensor, targets: Tensor) -> Tensor:
+    """A criterion of outputs alone, with w in place."""
+    return within(w, lambda: criterion(out, targets))
+
+
+def _within(binding: modules.Binding | None, w: Float[Tensor, "n"] | None, compute: Callable[[], Any]) -> Any:
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
         return binding.within(w, compute) if binding else compute()
 
 

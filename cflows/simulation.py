@@ -22,7 +22,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from . import files, modules
+from . import files
 from .data import digest
 from .errors import ConvergenceError, DivergenceError
 from .objective import Objective
@@ -510,8 +510,7 @@ def _length(way: Tensor, walker: Process) -> float:
 def _rounding_only(f: Objective, g: Tensor) -> tuple[int, ...]:
     """Weights whose gradient is nothing but rounding, here and nearby; says which."""
     binding = f.binding
-    sizes = binding.sizes if binding else [f.dim]
-    gradients = [g, *(f.value_and_grad(modules.nearby(f.w0, sizes, 0.1, seed))[1] for seed in (1, 2))]
+    gradients = [g, *(f.value_and_grad(f.nearby(f.w0, 0.1, seed))[1] for seed in (1, 2))]
     if not all(x.isfinite().all() for x in gradients):
         return ()
     limit = ROUNDING * torch.finfo(g.dtype).eps

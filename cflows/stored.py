@@ -19,7 +19,15 @@ SENSITIVE = {
     "variances", "output_deviations", "grad_sq", "predicted_grad_sq", "predicted_grad_norm_sq", "rise",
     "curvature_reduction", "nu_growth", "extrapolation", "p_first_term_all",
 }  # fmt: skip
-NOT_COMPARED = {"displacements", "eig_residual", "gap", "products", "rank", "seconds"}  # signs, errors and costs
+NOT_COMPARED = {
+    "trusted",
+    "displacements",
+    "eig_residual",
+    "gap",
+    "products",
+    "rank",
+    "seconds",
+}  # signs, errors and costs
 
 
 def reduce(run: xr.DataTree) -> xr.DataTree:
@@ -127,7 +135,7 @@ def verify(path: Path, device: str = "auto") -> list[str]:
 
 def _differences(node: str, there: xr.Dataset, here: xr.Dataset) -> list[str]:
     lines = []
-    if missing := sorted(map(str, set(here.data_vars) - set(there.data_vars))):
+    if missing := sorted(map(str, set(here.data_vars) - set(there.data_vars) - NOT_COMPARED)):
         return [f"{node}: there is no {', '.join(missing)}"]
     looks = [name for name in here.data_vars if "eig" in here[name].dims]
     for name in looks:  # a flow that is computed again may look at other steps: near ones count

@@ -47,7 +47,7 @@ def test_paths_may_be_strings(tmp_path, monkeypatch):
 def test_a_place_for_a_checkpoint_that_can_not_be_written_is_refused_at_once(tmp_path):
     (tmp_path / "file").write_text("")
     for name in ("file/run.ckpt", "file/deeper/run.ckpt"):
-        with pytest.raises(ValueError, match="nothing can be written into .*name another folder"):
+        with pytest.raises(ValueError, match=r"nothing can be written into .*name another folder"):
             simulate(objective(), GradientDescent(0.1), 3, checkpoint=tmp_path / name, progress=False)
 
 
@@ -117,7 +117,12 @@ def test_bad_options_of_the_command_line_are_named(options, message, capsys):
 def test_options_of_any_kind_name_one_run():
     plain = experiments.get("rmsprop-resnet", "ci", lr=0.5, steps=7, classes=(0, 1), bias_correction=True)
     other = experiments.get(
-        "rmsprop-resnet", "ci", lr=np.float32(0.5), steps=np.int64(7), classes=[np.int64(0), 1], bias_correction=np.True_
+        "rmsprop-resnet",
+        "ci",
+        lr=np.float32(0.5),
+        steps=np.int64(7),
+        classes=[np.int64(0), 1],
+        bias_correction=np.True_,
     )
     assert plain == other
     assert experiments.path_of(plain) == experiments.path_of(other)
