@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .errors import DivergenceError
 from .objective import Objective
 
 MAX_OFF = 0.01  # of HU by differences: those over a longer reach see another Hessian
 MAX_REACH = 0.1  # of differences, as a share of the length of w, or of a step from w = 0
+KINK = 1.5  # error of HU by differences that only a jump of the gradient makes
 NOISY = 0.1  # share of T, in norm, that may be rounding: along one direction it is far less
 NOISE = 3.0  # a T that is not this many times its rounding error counts as zero
 MEASURED = 16  # uses of a rounding error of the gradient before it is measured again
@@ -44,7 +46,7 @@ def third_derivatives(
     HU: Float[Tensor, "n k"],
     p: Float[Tensor, "n"],
     reach: Reach,
-) -> tuple[Float[Tensor, "k k n"], Float[Tensor, "n k"], Reach]:
+) -> tuple[Float[Tensor, "k k n"], float, Reach]:
     """∇(uᵢᵀHuⱼ) over a reach across which HU changes by ε^¼ of itself, or further where rounding asks for it.
 
     There the errors of differences and of rounding, of machine precision ε, are both of the order of √ε, if the
@@ -70,9 +72,14 @@ def third_derivatives(
     Returns
     -------
     T : Tensor (k, k, n)
-    twin : Tensor (n, k)
-        HU, by differences.
+    off : float
+        Error of HU by the same differences, relative in the norm of P⁻¹: large if the loss is not smooth.
     reach : Reach
+
+    Raises
+    ------
+    DivergenceError
+        If gradients are not finite nearby.
     """
     share = torch.finfo(U.dtype).eps ** 0.25
 
@@ -84,26 +91,28 @@ def third_derivatives(
     most = MAX_REACH * scale
     length, rounding, uses = reach
     if not rounding or uses >= MEASURED:  # so near by there is nothing else
-        tries = [c * torch.finfo(U.dtype).eps ** 0.5 * scale for c in (1, 1.7)]
+        tries = [c * torch.finfo(U.dtype).eps ** (2 / 3) * scale for c in (1, 1.7)]
         rounding = max(size(f.difference(w, c * U[:, 0]) - c * HU[:, 0]) for c in tries) / math.sqrt(2) or 1e-30
         uses = 0
-    length = min(length or size(g) / 2, most) or most
-    best = last = math.inf
+    shortest = torch.finfo(U.dtype).eps ** 0.5 * scale
+    length = min(max(length or size(g) / 2, shortest), most)
+    off = math.inf
     for _ in range(12):
-        again, T = f.differences(w, g, U, length)
-        off = size((again - HU).T) / known
-        if off < best:
-            best, twin = off, again
+        last = off
+        twin, T = f.differences(w, g, U, length)
+        off = size((twin - HU).T) / known
+        if not math.isfinite(off):  # beyond where the loss is defined
+            length *= 0.1
+            continue
         noise = math.sqrt(6) * rounding / length**2
         lost = noise / max(size(T), 1e-30)
         change = max(length * size(T) / known, math.sqrt(off) / 2)  # where T vanishes, what comes after it counts
         beyond = off / max(MAX_OFF, 3 * rounding / (length * known))  # how far HU sees another Hessian
         factor = min(max((2 * lost / NOISY) ** 0.5, 1.3), 10, beyond**-0.5 if beyond else 10)
         if beyond > 1:
-            if off > 0.7 * last:  # not smooth: over a kink a shorter reach sees no less of the jump
-                twin = again
+            if off > max(KINK, 0.7 * last):  # over a jump of the gradient a shorter reach sees no less of it
                 break
-            factor, last = min(max(beyond**-0.5 / 2, 0.1), 0.5), off
+            factor = min(max(beyond**-0.5 / 2, 0.1), 0.5)
         elif lost > max(NOISY, min(change**2, 1 / NOISE)) and length < most and factor > 1.2:
             pass  # rounding is the largest error
         elif share / 5 < change < 5 * share or (change < share and length == most) or lost > NOISY / 4:
@@ -111,6 +120,8 @@ def third_derivatives(
         else:
             factor = min(max(share / max(change, 1e-30), (2 * lost / NOISY) ** 0.5, 0.1), 10)
         length = min(length * factor, most)
+    if not math.isfinite(off):
+        raise DivergenceError("gradients are not finite within reach of the weights, however short")
     if lost > 1 / NOISE:
         T = torch.zeros_like(T)
-    return T, twin, Reach(length, rounding, uses + 1)
+    return T, off, Reach(length, rounding, uses + 1)

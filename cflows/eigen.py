@@ -18,6 +18,8 @@ from torch import Tensor
 
 from .errors import ConvergenceError, DivergenceError
 
+ROUNDING = 0.05  # residual, as a share of the eigenvalue, beyond which rounding is no excuse
+
 
 @dataclass(frozen=True)
 class Eigenpairs:
@@ -83,8 +85,9 @@ def top_eigenpairs(
         to see eigenvectors that the guesses have no share in.
     tol : float
         A pair is accepted when its residual ‖P^{-1/2}(Hu - λPu)‖ is at most tol times the largest of abs(λ) among the
-        k, or rounding error (ten times machine precision times the largest abs(λ) of all that were seen). The
-        eigenvalue's own error is of the order of the residual's square.
+        k, or rounding error (ten times machine precision times the largest abs(λ) of all that were seen, and at most a
+        twentieth of the largest of the k). The eigenvalue's own error is of the order of the residual's square, or of
+        rounding.
     loose_below : float
         Pairs with eigenvalues below this are accepted with three times that residual.
     max_products : int, optional
@@ -149,7 +152,8 @@ def top_eigenpairs(
         values = torch.as_tensor(theta[:extra].copy(), dtype=p.dtype, device=p.device)
         R = MY - Y * values
         residuals = R.norm(dim=0)[:j]
-        scale = max(tol * abs(theta[:j]).max(), 10 * torch.finfo(p.dtype).eps * abs(theta).max(), 1e-30)
+        wanted, rounding = abs(theta[:j]).max(), 10 * torch.finfo(p.dtype).eps * abs(theta).max()
+        scale = max(tol * wanted, min(rounding, ROUNDING * wanted), 1e-30)
         allowed = scale * np.where(theta[:j] < loose_below, 3, 1)
         bad = residuals > torch.as_tensor(allowed, dtype=p.dtype, device=p.device)
         complete = Q.shape[1] == n

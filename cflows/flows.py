@@ -32,8 +32,8 @@ LARGEST_OSCILLATION = 10.0  # standard deviation, in lengths of w: a larger one 
 RECOVERY = 0.2  # an eigenvalue that is above 2 is lowered by at least this much in a unit of time, until it is 2
 
 
-class NothingHoldsError(DivergenceError):
-    """An eigenvalue is at 2 or above, and no oscillation would lower it."""
+class EndedError(DivergenceError):
+    """A flow can't go on: nothing would lower an eigenvalue that is at 2 or above, or it runs away from a saddle."""
 
 
 class Critical(NamedTuple):
@@ -166,14 +166,14 @@ def velocity(
     Returns
     -------
     dw : Tensor (n,)
-        dw/dt.
+        dw/dt; where ν lags behind g², with the ν that an optimizer would have (``with_own``).
     dnu : Tensor (n,) or ()
         dν/dt, like ν.
     """
-    p = opt.preconditioner(nu, t)
+    p, own = opt.preconditioner(nu, t), opt.preconditioner(opt.with_own(nu, g), t)
     if sigma is None:
-        return -g / p, opt.rate * (opt.moment(g.square()) - nu)
-    dw = torch.where(opt.moves(nu), -(g + sigma.penalty) / p, 0.0)
+        return -g / own, opt.rate * (opt.moment(g.square()) - nu)
+    dw = torch.where(opt.moves(nu), -(g + sigma.penalty) / own, 0.0)
     return dw, opt.rate * (opt.moment(g.square() + excess(p, sigma.diag)) - nu)
 
 
@@ -289,10 +289,7 @@ def drift(
     growth = [(slope * opt.rate * opt.moment(excess(p, pair))).expand(n) for pair in pairs]
     a, parts = float64(alpha), []
     for part in (critical.penalised * third @ (third / p).T / 2, 2 * pairs @ torch.stack(growth).T):
-        b = float64(part).reshape(k, k, k, k)
-        for axes in ((1, 0, 2, 3), (0, 1, 3, 2), (2, 3, 0, 1)):  # symmetric but for rounding
-            b = (b + b.transpose(axes)) / 2
-        parts.append(b)
+        parts.append(sdcp.symmetric(float64(part).reshape(k, k, k, k)))
     return Drift((a + a.T) / 2, *parts)
 
 
@@ -377,8 +374,8 @@ def step(
     (dw, dnu), (dw_end, dnu_end) = velocity(opt, nu, t, g, sigma), velocity(opt, *end, sigma)
     change = dw_end - dw + along(-z / dt, way)  # of the velocity, but for its linear part
     w = w + dt * (dw + along(phi1 - 1, dw) + change / 2 + along(phi2 - 1 / 2, change))
-    bend = (p * change.square()).sum() / (p * dw.square()).sum() / 4
-    return Step(w, (nu + dt * (dnu + dnu_end) / 2).clamp(min=0), X, A, mean, float(bend.sqrt()))
+    bend = ((p * change.square()).sum() / (p * dw.square()).sum() / 4).sqrt()
+    return Step(w, (nu + dt * (dnu + dnu_end) / 2).clamp(min=0), X, A, mean, float(bend))
 
 
 def _covariance(A: np.ndarray, dt: float, drift: Drift, most: float, tolerance: float) -> np.ndarray:
@@ -389,7 +386,7 @@ def _covariance(A: np.ndarray, dt: float, drift: Drift, most: float, tolerance: 
     lacks, V = np.linalg.eigh(A)
     for lack, v in zip(-lacks, V.T, strict=True):
         if lack > -tolerance and max(lack, tolerance) > most * np.einsum("a,b,abcd,c,d", v, v, B, v, v):
-            raise NothingHoldsError(
+            raise EndedError(
                 f"an eigenvalue of P⁻¹H is {2 + max(lack, 0):.6g}, and no mechanism lowers it: the loss is quadratic "
                 "along its eigenvector, or nearly so, and the preconditioner does not respond to an oscillation; the "
                 "optimizer oscillates there with the amplitude that it has, or diverges, and has no central flow"

@@ -199,6 +199,24 @@ class RMSProp(_Optimizer):
         """
         return nu > 0
 
+    def with_own(self, nu: Tensor, g: Float[Tensor, "n"]) -> Tensor:
+        """ν, but no less than (1-β₂)g², since the optimizer's ν contains the gradient of its own step.
+
+        So no step is longer than η / √(1-β₂). In a flow ν lags behind a gradient that grows many times over in a unit
+        of time, as where it leaves a saddle; elsewhere this is ν.
+
+        Parameters
+        ----------
+        nu : Tensor (n,) or ()
+        g : Tensor (n,)
+            Gradient.
+
+        Returns
+        -------
+        Tensor, like ν
+        """
+        return torch.maximum(nu, (1 - self.beta2) * self.moment(g.square()))
+
 
 @dataclass(frozen=True)
 class ScalarRMSProp(RMSProp):
@@ -264,6 +282,10 @@ class GradientDescent(_Optimizer):
     def moves(self, nu: Tensor) -> Tensor:
         """True, ()."""
         return torch.ones_like(nu, dtype=torch.bool)
+
+    def with_own(self, nu: Tensor, g: Float[Tensor, "n"]) -> Tensor:
+        """ν, unchanged."""
+        return nu
 
 
 #: Any of them.

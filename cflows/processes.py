@@ -36,8 +36,11 @@ BEND = 0.05  # where the second-order part of a step of the central flow is a la
 STABLE_CAP = 8.0
 #: Effective sharpness at which the central flow is stopped: a unit of time would take hundreds of steps.
 CENTRAL_CAP = 1000.0
+MAX_GRADIENTS = 30_000  # for third derivatives in a unit of time
+ORDER = 0.5  # share by which the loss across the oscillation may differ from its leading order
 LEFT = 0.01  # an eigenvalue that is so far above 2 has been left to itself for too long: steps are halved
 FINEST = 16  # at most so often as many
+MAX_BEND = 0.5  # a step with a larger second-order part is none
 MAX_STEPS = 400  # in a unit of time
 #: Effective sharpness beyond which what the central flow predicts is not to be trusted.
 TRUSTED = 2.1
@@ -287,13 +290,22 @@ class Flow(Process):
     def step(self, critical: flows.Critical | None = None, modes: flows.Modes | None = None) -> None:
         """Compute the next step, of length dt."""
         self.next = flows.step(self.f, self.opt, self.w, self.nu, self.t, self.dt, self.g, critical, modes)
+        if MAX_BEND < self.next.bend < math.inf and self.dt * MAX_STEPS <= 1:
+            raise flows.EndedError(
+                f"the flow changes faster than {MAX_STEPS} steps in a unit of time can follow: it runs away from a "
+                "saddle, along weights whose gradients were all but zero before; start elsewhere, or use a larger eps"
+            )
 
     def begin_unit(self, critical: flows.Critical | None = None, modes: flows.Modes | None = None) -> None:
         """The same, with as many steps in the unit of time as the flow bends in it."""
         self.step(critical, modes)
-        if BEND < self.next.bend < math.inf:  # infinite: there is no way left to go
-            self.dt = 1 / min(math.ceil(self.next.bend / BEND / self.dt), max(MAX_STEPS, round(1 / self.dt)))
+        while BEND < self.next.bend < math.inf and self.dt * MAX_STEPS > 1:  # infinite: there is no way left to go
+            shorter = 1 / min(math.ceil(self.next.bend / BEND / self.dt), MAX_STEPS)
+            few = self.next.bend <= MAX_BEND
+            self.dt = shorter
             self.step(critical, modes)
+            if few:
+                break
 
     def question(self, i: int, why: str) -> None:
         """Say that the flow is not to be trusted from step i on."""
@@ -329,10 +341,16 @@ class Flow(Process):
 
     def third_derivatives(
         self, U: Float[Tensor, "n k"], p: Float[Tensor, "n"], HU: Float[Tensor, "n k"]
-    ) -> tuple[Float[Tensor, "k k n"], Float[Tensor, "n k"]]:
-        """∇(uᵢᵀHuⱼ), and HU again, by differences of gradients."""
-        T, twin, self.reach = third_derivatives(self.f, self.w, self.g, U, HU, p, Reach(*self.reach))
-        return T, twin
+    ) -> Float[Tensor, "k k n"]:
+        """∇(uᵢᵀHuⱼ) by differences of gradients."""
+        T, off, self.reach = third_derivatives(self.f, self.w, self.g, U, HU, p, Reach(*self.reach))
+        if off > 0.1:
+            raise DivergenceError(
+                f"second derivatives of the loss are off from differences of its gradient by {off:.0%}: it is not "
+                "smooth (use GELU or tanh in place of ReLU), a kernel of PyTorch's has them wrong, or the flow was "
+                "thrown far off by eigenvalues well above 2"
+            )
+        return T
 
 
 class Stable(Flow):
@@ -348,7 +366,7 @@ class Stable(Flow):
             return {}
         limit = 2 - NEAR if self.seen is None else max(2 - NEAR, 1.3 * self.seen[1])
         record = self.look(self.due(i) or self.pressing(limit))
-        self.sharpness = self.seen[1] if self.seen else 0.0
+        self.sharpness, self.i = self.seen[1] if self.seen else 0.0, i
         self.stopped = self.sharpness >= STABLE_CAP
         return record | {"variances": []}
 
@@ -357,14 +375,18 @@ class Stable(Flow):
             self.w = torch.full_like(self.w, math.nan)
             return
         start, self.dt = self.t, 1 / max(1, math.ceil(self.sharpness / 1.5), math.ceil(self.opt.rate))
-        self.begin_unit()
-        count = round(1 / self.dt)
-        for j in range(count):
-            if j > 0:
-                self.g = self.f.value_and_grad(self.w)[1]
-                self.step()
-            self.w, self.nu = self.next.w, self.next.nu
-            self.t = start + (j + 1) / count
+        try:
+            self.begin_unit()
+            count = round(1 / self.dt)
+            for j in range(count):
+                if j > 0:
+                    self.g = self.f.value_and_grad(self.w)[1]
+                    self.step()
+                self.w, self.nu = self.next.w, self.next.nu
+                self.t = start + (j + 1) / count
+        except flows.EndedError as error:
+            self.stop(self.i, str(error))
+            self.w = torch.full_like(self.w, math.nan)
 
 
 class Central(Flow):
@@ -390,14 +412,28 @@ class Central(Flow):
     modes: flows.Modes | None = None  # eigenvectors that were followed
     looked = -math.inf  # time of the last look at the eigenvalues
     interval = 0.0  # units of time from one look to the next
+    arrival = math.inf  # units of time until the next eigenvalue may come to 2
     drifted = 0.0  # how far α has moved 2 - λ since the last look
     late: Tensor | None = None  # what ν lacks, from a look to the end of the step
     X: Float[Tensor, "k k"] | None = None  # covariance over the critical eigenvectors in the last step
     axes: Tensor | None = None  # P-orthonormal eigenvectors of Σ (n, k), by descending variance
     factor: Tensor  # F (n, k) with Σ = FFᵀ: axes times standard deviations
+    checked = 0.0  # the largest variance at which the loss across the oscillation was looked at
     finer = 1  # by how much steps are shorter than they would be, since an eigenvalue left 2
     settled = False  # whether all eigenvalues were at 2 or below once
-    extra: ClassVar = (*Flow.extra, "dt", "looked", "interval", "drifted", "axes", "X", "settled", "finer")
+    extra: ClassVar = (
+        *Flow.extra,
+        "dt",
+        "looked",
+        "interval",
+        "drifted",
+        "axes",
+        "X",
+        "settled",
+        "finer",
+        "checked",
+        "arrival",
+    )
     penalised: ClassVar = True
     called = "central flow"
 
@@ -436,14 +472,16 @@ class Central(Flow):
                 return record | {"predicted_loss": math.nan}
         assert self.modes is not None
         top = max(self.modes.values.tolist(), default=0.0)
-        self.dt = 1 / (self.finer * max(self.substeps, math.ceil(top / 2.5), math.ceil(self.opt.rate)))
+        soon = math.ceil(1 / max(self.arrival, 1 / FINEST)) if self.near else 1
+        count = max(self.substeps, math.ceil(top / 2.5), math.ceil(self.opt.rate))
+        self.dt = 1 / max(self.finer * count, soon)
         try:
             self.begin_unit(self.critical, self.modes)
-        except flows.NothingHoldsError as error:
+        except flows.EndedError as error:
             self.stop(i, str(error))
             return record | {"predicted_loss": math.nan}
-        trusted = not self.doubt and top <= TRUSTED
-        return record | self.predict(record) | {"trusted": float(trusted)}
+        record |= self.predict(record)
+        return record | {"trusted": float(not self.doubt and top <= TRUSTED)}
 
     def warn_of_the_start(self, top: float) -> None:
         corrected = getattr(self.opt, "bias_correction", True)
@@ -457,6 +495,7 @@ class Central(Flow):
     def predict(self, record: Record) -> Record:
         """What the oscillation adds to what is seen at the flow's own weights."""
         variances = self.resolve()
+        self.check_order(variances)
         extra = flows.excess(self.p(), self.factor.square().sum(1))
         record = {
             "variances": variances.tolist(),
@@ -472,6 +511,21 @@ class Central(Flow):
             rise, curvature, growth = flows.Balance.of(self.next.drift, self.next.X)
             record |= {"rise": rise, "curvature_reduction": curvature, "nu_growth": growth}
         return record
+
+    def check_order(self, variances: Float[np.ndarray, "k"]) -> None:
+        """Question the flow if the loss across the oscillation is far from quadratic; when it has grown, two losses."""
+        if not len(variances) or variances[0] <= 2 * self.checked:
+            return
+        assert self.axes is not None
+        self.checked, way = float(variances[0]), self.axes[:, 0] * float(variances[0]) ** 0.5
+        rise = float(sum(self.f.value_and_grad(self.w + s * way)[0] for s in (1, -1)) / 2 - self.loss)
+        rounding = 100 * torch.finfo(self.w.dtype).eps * abs(float(self.loss))
+        if not abs(rise - variances[0]) <= ORDER * variances[0] + rounding:
+            self.question(
+                self.i,
+                f"across an oscillation of the size that would hold the eigenvalues at 2 the loss rises by {rise:.3g} "
+                f"on average, where its second derivatives say {variances[0]:.3g}: it is too large for them",
+            )
 
     def resolve(self) -> Float[np.ndarray, "k"]:
         """Variances along the P-orthonormal eigenvectors of Σ, descending; sets ``axes`` and ``factor``."""
@@ -515,7 +569,7 @@ class Central(Flow):
                 try:
                     if "eigenvalues" not in self.look(self.wanted(between=True)) or self.refresh():
                         self.step(self.critical, self.modes)
-                except flows.NothingHoldsError as error:
+                except flows.EndedError as error:
                     self.stop(self.i, str(error))
             if self.stopped:
                 self.w = torch.full_like(self.w, math.nan)
@@ -561,12 +615,13 @@ class Central(Flow):
         drift has missed of 2P - H is made up for over as long as it took to accrue, what ν has missed in a step.
         """
         values, U, P = self.pairs.values, self.pairs.U, self.p()[:, None]
-        if (top := max(values.tolist(), default=0.0)) > CENTRAL_CAP:
+        top, many = max(values.tolist(), default=0.0), int((values > 2 - CRITICAL).sum())
+        if top > CENTRAL_CAP or top / 2.5 * many * (many + 1) > MAX_GRADIENTS:
             self.stop(
                 self.i,
-                f"the effective sharpness is {top:.3g}, far beyond the edge, where a unit of time takes hundreds of "
-                "steps and says nothing of the optimizer; let the optimizer settle first (warmup), or use a "
-                "larger eps or a smaller lr",
+                f"the effective sharpness is {top:.3g} and {many} eigenvalues are above 2, far beyond the edge, where "
+                "a unit of time takes very long and says nothing of the optimizer; let the optimizer settle first "
+                "(warmup), or use a larger eps or a smaller lr",
             )
             return False
         self.settled = self.settled or top <= TRUSTED
@@ -583,7 +638,7 @@ class Central(Flow):
         self.late = self.lacking(critical)
         A = flows.float64(critical.T @ (2 * P * critical - HU))
         A, missed = (A + A.T) / 2, np.zeros((k, k))
-        interval, age = self.dt, self.t - self.looked
+        interval, age, self.arrival = self.dt, self.t - self.looked, math.inf
         if before:
             turned = _expand(U, before.U, P)[1]  # out of the span of what was followed
             same = torch.as_tensor(_squares(turned, P) < TURNED, dtype=U.dtype, device=U.device)
@@ -600,19 +655,15 @@ class Central(Flow):
             interval = growth * age
             if k < min(len(values), len(before.values)):  # the next should not come to 2 unseen
                 rise = max(float(values[k] - before.values[k]) / age, 0.01)
-                interval = min(interval, float(2 - values[k]) / (2 * rise))
-        self.interval = self.dt * max(1, math.floor(interval / self.dt + 0.5))
+                self.arrival = float(2 - values[k]) / (2 * rise)
+        self.interval = self.dt * max(1, math.floor(min(interval, self.arrival) / self.dt + 0.5))
+        if self.arrival < self.dt:  # the next steps will be shorter
+            self.interval = max(self.arrival, 1 / FINEST)
         if before and self.guess is not None:
             self.guess = torch.cat([U + self.interval / age * same * turned, self.guess[:, U.shape[1] :]], dim=1)
         self.critical = None
         if k:
-            T, twin = self.third_derivatives(critical, P[:, 0], HU)
-            if (error := float((twin - HU).norm() / HU.norm())) > 0.1:
-                raise DivergenceError(
-                    f"second derivatives of the loss are off from differences of its gradient by {error:.0%}: it is "
-                    "not smooth (use GELU or tanh in place of ReLU), a kernel of PyTorch's has them wrong, or the flow "
-                    "was thrown far off by eigenvalues well above 2"
-                )
+            T = self.third_derivatives(critical, P[:, 0], HU)
             self.critical = flows.Critical(A - missed, critical, T, self.penalised, missed / self.interval)
             if past:
                 same = torch.as_tensor(known, dtype=U.dtype, device=U.device)
@@ -724,7 +775,7 @@ class Stationary(Flow):
             for v in self.V.T:
                 size = (found.p * v.square()).sum().sqrt()
                 u = (v / size)[:, None]
-                T = self.third_derivatives(u, found.p, hvp(u))[0][0, 0]
+                T = self.third_derivatives(u, found.p, hvp(u))[0, 0]
                 penalty = penalty + lr**2 / 8 * size**2 * T
         record: Record = {"gap": found.gap, "products": found.hvps}
         if self.solved:

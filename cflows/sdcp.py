@@ -81,13 +81,12 @@ def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: boo
     array([[1.5]])
     """
     A, B, flat, factor = _check(A, B)
-    best = Solution(np.zeros_like(A), np.inf, False)
-    for X in _candidates(A, flat, factor):
-        residual = kkt_residual(A, B, X)
-        if residual < best.residual:
-            best = Solution(X, residual, residual <= TOL)
-        if best.residual <= AIM:
-            break
+    best = _best(A, B, _candidates(A, flat, factor))
+    if not best.converged:  # directions of very different scales may be mixed in this basis: not in B's own
+        V = np.linalg.eigh(np.einsum("abcb->ac", B))[1]
+        rotated = V.T @ A @ V, np.einsum("abcd,ai,bj,ck,dl->ijkl", B, V, V, V, V, optimize=True)
+        there, _, flat, factor = _check((rotated[0] + rotated[0].T) / 2, symmetric(rotated[1]))
+        best = min(best, _best(A, B, (V @ X @ V.T for X in _candidates(there, flat, factor))), key=lambda s: s.residual)
     if throw and not best.converged:
         raise ConvergenceError(
             f"SDCP of size {len(A)} left a relative KKT residual of {best.residual:.2g} (tolerance {TOL:.0e}); it has "
@@ -95,6 +94,35 @@ def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: boo
             best,
         )
     return best
+
+
+def _best(A: np.ndarray, B: np.ndarray, candidates: Iterator[np.ndarray]) -> Solution:
+    """The first of some answers that is good enough, or the best."""
+    best = Solution(np.zeros_like(A), np.inf, False)
+    for X in candidates:
+        residual = kkt_residual(A, B, X)
+        if residual < best.residual:
+            best = Solution(X, residual, residual <= TOL)
+        if best.residual <= AIM:
+            break
+    return best
+
+
+def symmetric(B: Float[np.ndarray, "k k k k"]) -> Float[np.ndarray, "k k k k"]:
+    """B with the symmetries that rounding has cost it.
+
+    Parameters
+    ----------
+    B : array (k, k, k, k)
+
+    Returns
+    -------
+    array (k, k, k, k)
+        B[a,b,c,d] = B[c,d,a,b] = B[b,a,c,d].
+    """
+    for axes in ((1, 0, 2, 3), (0, 1, 3, 2), (2, 3, 0, 1)):
+        B = (B + B.transpose(axes)) / 2
+    return B
 
 
 def kkt_residual(A: Float[np.ndarray, "k k"], B: Float[np.ndarray, "k k k k"], X: Float[np.ndarray, "k k"]) -> float:

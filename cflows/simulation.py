@@ -27,7 +27,7 @@ from .data import digest
 from .errors import ConvergenceError, DivergenceError
 from .objective import Objective
 from .optimizers import GradientDescent, Optimizer, RMSProp
-from .processes import KINDS, Central, Flow, Outputs, Process, Stationary
+from .processes import KINDS, MAX_STEPS, Central, Flow, Outputs, Process, Stationary
 
 #: What a process records at every step: its dimension besides step, and what it is.
 VARIABLES = {
@@ -515,7 +515,12 @@ def _rounding_only(f: Objective, g: Tensor) -> tuple[int, ...]:
         return ()
     limit = ROUNDING * torch.finfo(g.dtype).eps
     tiny = torch.stack([x.abs() <= limit * x.double().square().mean().sqrt() for x in gradients]).all(0)
-    found = (tiny & torch.stack(gradients).any(0)).nonzero().flatten().tolist()
+    small = tiny & torch.stack(gradients).any(0)
+    if small.any():  # however small, a gradient does not change much over a few roundings of the weights
+        eps = 10 * torch.finfo(g.dtype).eps
+        moved = [f.value_and_grad(f.w0 + eps * (f.nearby(f.w0, 1.0, seed) - f.w0))[1] for seed in (3, 4)]
+        small &= torch.stack([(x - g).abs() > 0.1 * g.abs() for x in moved]).any(0)
+    found = small.nonzero().flatten().tolist()
     if found:
         owners = sorted({binding.owner(i) for i in found}) if binding else []
         names = ", ".join(owners[:5]) + (" and others" if len(owners) > 5 else "") if binding else str(found[:5])[1:-1]
@@ -600,8 +605,12 @@ def _check(
     coords = [integer(c, "an entry of coords", 0) for c in coords]
     if outside := [c for c in coords if c >= f.dim]:
         raise ValueError(f"coords has {outside}; with {f.dim} weights they must be from 0 to {f.dim - 1}")
-    if any(issubclass(KINDS[name], Flow) for name in names):
-        _ = opt.rate  # complains if the optimizer has no flow
+    # the rate complains if the optimizer has no flow
+    if any(issubclass(KINDS[name], Flow) for name in names) and opt.rate > MAX_STEPS:
+        raise ValueError(
+            f"beta2 is {getattr(opt, 'beta2', None)}: ν follows the gradient all but at once, which takes a flow "
+            f"{opt.rate:.0f} steps a unit of time; use beta2 above {1 / (1 + MAX_STEPS):.1g}"
+        )
     if "ablated" in names and isinstance(opt, GradientDescent):
         raise ValueError("gradient descent has no ablated flow: only its curvature penalty holds eigenvalues at 2")
     if any(issubclass(KINDS[name], Stationary) for name in names):

@@ -298,3 +298,94 @@ def test_options_of_any_kind_are_plain_numbers(tmp_path, kind):
         tree = quiet(f, opt, 3, accuracy=kind(0.01), eig_tol=kind(1e-3), checkpoint=tmp_path / "run.ckpt")
     assert tree["central"].sizes["step"] == 3
     assert cflows.GradientDescent(lambda t: kind(0.1)).learning_rate(1) == float(kind(0.1))
+
+
+def log_cosh(x):
+    return x.cosh().log()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("start", [1e-4, 1e-8, 1e-14, 1e-18])
+def test_flows_leave_a_saddle_at_the_pace_of_the_optimizer(start, dtype):
+    """p is eps / η there until ν has followed: an exponential of 10⁶ a unit of time, which no optimizer follows."""
+    f = Objective(lambda w: (w[0] ** 2 - 1) ** 2 / 4 + w[1] ** 2 / 2, torch.tensor([start, 0.3], dtype=dtype))
+    tree = quiet(f, RMSProp(0.05, 0.9, eps=1e-8, bias_correction=True), 12)
+    for name in ("stable", "central"):
+        np.testing.assert_allclose(tree[name]["loss"], tree["discrete"]["loss"], atol=0.05)
+        assert tree[name]["loss"].diff("step").max() < 0
+
+
+def test_third_derivatives_of_eigenvectors_of_very_different_scales():
+    f = Objective(
+        lambda w: w[2] * log_cosh(10 * w[0]) / 100 + 1e-6 * w[2] * log_cosh(10 * (w[1] - 0.3)) / 100 - 0.01 * w[2],
+        torch.tensor([0.3, 0.6, 1.0], dtype=torch.float64),
+    )
+    flow = quiet(f, RMSProp(0.02, 0.95, bias_correction=True), 160, ("central",), eigs=2)["central"]
+    second = flow["eigenvalues"].values[120:, 1]
+    assert 1.98 < second.min() <= second.max() < 2.005
+
+
+VALLEYS = {  # a first reach that other weights make too long, and a loss that is not defined everywhere
+    "saturated": (lambda w: w[1] * 4 * log_cosh(w[0] / 2) - 0.002 * w[1] - 1e3 * w[2], 200),
+    "barrier": (lambda w: -w[1] * torch.log(1 - w[0] ** 2) / 2 - 0.01 * w[1] - 1e3 * w[2], 60),
+}
+
+
+@pytest.mark.parametrize("name", VALLEYS)
+def test_a_valley_beside_a_steep_slope(name):
+    """x²y/2 - by to leading order: GD's curvature stays at 2 / η with variance 2b/η in the norm of P."""
+    loss, steps = VALLEYS[name]
+    f = Objective(loss, torch.tensor([1e-3, 1.9, 0.0], dtype=torch.float64))
+    flow = quiet(f, GradientDescent(1.0), steps, ("central",))["central"]
+    b = 0.002 if name == "saturated" else 0.01
+    assert float(flow["eigenvalues"][-1, 0]) == pytest.approx(2, abs=1e-3)
+    assert float(flow["variances"][-1, 0]) == pytest.approx(2 * b, rel=0.02)
+
+
+def test_an_exact_minimum_is_reached():
+    f = Objective(lambda w: (w[0] ** 2 - 1) ** 2 / 4 + w[1] ** 2 / 2, torch.tensor([0.5, 0.3], dtype=torch.float64))
+    flow = quiet(f, RMSProp(0.05, 0.99, eps=1e-8, bias_correction=True), 300, ("central",))["central"]
+    assert float(flow["loss"].min()) < 1e-30
+    assert float(flow["eigenvalues"].max()) < 2.01
+
+
+def test_a_double_eigenvalue_whose_eigenvectors_mix_scales():
+    f = Objective(
+        lambda w: w[2] * log_cosh(w[0]) + 1e-6 * w[2] * log_cosh(w[1] - 0.3) - 0.01 * w[2],
+        torch.tensor([0.3, 0.6, 1.0], dtype=torch.float64),
+    )
+    flow = quiet(f, RMSProp(0.02, 0.95, bias_correction=True), 90, ("central",), eigs=2)["central"]
+    assert float(flow["eigenvalues"].max()) < 2.005
+
+
+def test_an_oscillation_beyond_leading_order_is_questioned():
+    f = Objective(lambda w: (30 * w.square()).exp().sum() - 2, torch.tensor([0.01, 0.02], dtype=torch.float64))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        flow = quiet(f, GradientDescent(0.99 / 30), 12, ("central",))["central"]
+    (said,) = [str(w.message) for w in caught if "not to be trusted" in str(w.message)]
+    assert "it is too large for" in said
+    assert flow["trusted"][int((flow["predicted_loss"] > 0.5).values.argmax())] == 0
+
+
+def test_gradients_that_are_small_but_exact_count():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Linear(4, 8), nn.Sigmoid()]
+        for _ in range(8):
+            layers += [nn.Linear(8, 8), nn.Sigmoid()]
+        x, module = torch.randn(40, 4), nn.Sequential(*layers, nn.Linear(8, 1))
+    f = Objective.from_module(module, nn.MSELoss(), x, x[:, :1].sign())
+    quiet(f, RMSProp(1e-3, 0.9, eps=1e-8), 1, ("discrete",))  # a warning would be an error
+
+
+def test_rounding_is_no_excuse_for_a_wrong_eigenvalue():
+    H = rotated(np.r_[2.5, 1.9, -1e6, np.random.default_rng(0).uniform(0, 0.5, 197)]).float()
+    found = top_eigenpairs(lambda V: H @ V, torch.ones(200), 1, tol=1e-3, throw=False)
+    assert not found.converged or abs(float(found.values[0]) - 2.5) < 0.05
+
+
+def test_a_beta2_that_no_flow_can_follow_is_named():
+    f = Objective(lambda w: w.cosh().sum(), torch.ones(2))
+    with pytest.raises(ValueError, match=r"beta2 is 1e-05: ν follows the gradient .*use beta2 above 0\.002"):
+        quiet(f, RMSProp(1e-2, 1e-5), 2)
