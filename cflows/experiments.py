@@ -29,7 +29,7 @@ from .processes import Outputs
 from .simulation import simulate
 
 #: Version of the algorithm: raised when a change to the library changes what a run, or its programs, contain.
-ALGORITHM = 6
+ALGORITHM = 7
 Preset = Literal["ci", "laptop", "paper"]
 
 

@@ -134,7 +134,20 @@ class Objective:
         return self._model[0] if self._model else None
 
     def nearby(self, w: Float[Tensor, "n"], share: float = 0.05, seed: int = 0) -> Float[Tensor, "n"]:
-        """Weights a little away from w, as of `modules.nearby`."""
+        """Weights a little away from w, as of `modules.nearby`.
+
+        Parameters
+        ----------
+        w : Tensor (n,)
+        share : float
+            How far, relative to their size.
+        seed : int
+            Of the random direction.
+
+        Returns
+        -------
+        Tensor (n,)
+        """
         if self.binding:
             return self.binding.nearby(w, share, seed)
         return modules.nearby(w, [self.dim], share, seed)

@@ -336,7 +336,7 @@ class Flow(Process):
         if self.seen is None or self.t <= self.seen[0]:
             return 0
         t, top, slope = self.seen
-        growth = 2 * max(slope, 0) * (self.t - t) / max(top, 1e-30)  # twice as fast as it did
+        growth = 2 * abs(slope) * (self.t - t) / max(top, 1e-30)  # twice as fast as it changed, if in another direction
         return int(top * math.exp(min(growth, 100)) > limit)
 
     def third_derivatives(
@@ -484,6 +484,7 @@ class Central(Flow):
         return record | {"trusted": float(not self.doubt and top <= TRUSTED)}
 
     def warn_of_the_start(self, top: float) -> None:
+        """Say that the flow starts beyond the edge, and how it could start elsewhere."""
         corrected = getattr(self.opt, "bias_correction", True)
         warnings.warn(
             f"the central flow starts with {self.near} eigenvalues of P⁻¹H near or above 2, the largest {top:.3g}: "

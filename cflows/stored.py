@@ -19,15 +19,7 @@ SENSITIVE = {
     "variances", "output_deviations", "grad_sq", "predicted_grad_sq", "predicted_grad_norm_sq", "rise",
     "curvature_reduction", "nu_growth", "extrapolation", "p_first_term_all",
 }  # fmt: skip
-NOT_COMPARED = {
-    "trusted",
-    "displacements",
-    "eig_residual",
-    "gap",
-    "products",
-    "rank",
-    "seconds",
-}  # signs, errors and costs
+NOT_COMPARED = {"displacements", "eig_residual", "gap", "products", "rank", "seconds"}  # signs, errors and costs
 
 
 def reduce(run: xr.DataTree) -> xr.DataTree:
@@ -127,15 +119,15 @@ def verify(path: Path, device: str = "auto") -> list[str]:
             raise ValueError(f"{path} holds {steps} last steps, not {experiment.window}")
     return [
         line
-        for name in again.children
-        if name not in ("state", "snapshots")
+        for name in (node.path.strip("/") for node in again.subtree if node.data_vars)
+        if not name.startswith(("state", "snapshots"))
         for line in _differences(name, there[name].to_dataset(), again[name].to_dataset())
     ]
 
 
 def _differences(node: str, there: xr.Dataset, here: xr.Dataset) -> list[str]:
     lines = []
-    if missing := sorted(map(str, set(here.data_vars) - set(there.data_vars) - NOT_COMPARED)):
+    if missing := sorted(map(str, set(here.data_vars) - set(there.data_vars))):
         return [f"{node}: there is no {', '.join(missing)}"]
     looks = [name for name in here.data_vars if "eig" in here[name].dims]
     for name in looks:  # a flow that is computed again may look at other steps: near ones count
@@ -148,7 +140,7 @@ def _differences(node: str, there: xr.Dataset, here: xr.Dataset) -> list[str]:
     except KeyError as error:
         return [f"{node}: there is no {error}"]
     least = 1e-30
-    if node == "distance":  # of flows that have not parted, it is rounding
+    if node.startswith("distance"):  # of flows that have not parted, it is rounding
         least = max([least, *(0.01 * float(x.max()) for x in here.data_vars.values())])
     for name in sorted(set(map(str, here.data_vars)) - NOT_COMPARED):
         width = {"eig": slice(min(x.sizes["eig"] for x in (here, there)))} if name in looks else {}
