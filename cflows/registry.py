@@ -1,0 +1,51 @@
+"""A table of named things that anyone can add to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Registry(dict[str, T], Generic[T]):
+    """Things by name; an unknown name is an error that lists those that there are.
+
+    Parameters
+    ----------
+    what : str
+        What they are, for that error: "task", "process".
+    """
+
+    def __init__(self, what: str):
+        super().__init__()
+        self.what = what
+
+    def __missing__(self, name: object) -> T:
+        raise ValueError(f"there is no {self.what} {name!r}; there are {', '.join(self)}")
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Add what is decorated under a name.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        callable
+            A decorator.
+
+        Raises
+        ------
+        ValueError
+            If something else has that name.
+        """
+
+        def add(thing: T) -> T:
+            if name in self and self[name] is not thing:
+                raise ValueError(f"there is a {self.what} {name!r} already; choose another name")
+            self[name] = thing
+            return thing
+
+        return add
