@@ -22,6 +22,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(  # imported when asked for: 
         "sdcp",
         "simulation",
         "stationary",
+        "store",
+        "tasks",
     ],
     submod_attrs={
         "errors": ["ConvergenceError", "DivergenceError"],

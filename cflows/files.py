@@ -61,19 +61,27 @@ def write(path: str | Path, writer: Callable[[Path], object]) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def save(path: str | Path, tree: xr.DataTree) -> None:
-    """Write a tree as compressed NetCDF, with a digest of its contents among its attributes.
+def save(path: str | Path, tree: xr.DataTree, compress: bool = True) -> None:
+    """Write a tree as NetCDF, with a digest of its contents among its attributes.
 
     Parameters
     ----------
     path : path
         Where to; what is there is replaced in one step.
     tree : xarray.DataTree
+    compress : bool
+        Whether to compress it as far as possible, which takes time.
     """
     tree = tree.copy()
     tree.attrs = tree.attrs | {"content": content(tree)}
-    how = {"zlib": True, "complevel": 9, "shuffle": True}
-    encoding = {node.path: dict.fromkeys(node.data_vars, how) for node in tree.subtree}
+    small = {"_FillValue": None}  # what HDF5 notes of a compressed array takes 3 kB, and 1 kB of a fill value
+    large = small | {"zlib": True, "complevel": 9, "shuffle": True} if compress else small
+    encoding = {
+        node.path: {name: large if x.nbytes > 4096 else small for name, x in node.data_vars.items()}
+        for node in tree.subtree
+    }
+    for node in tree.subtree:
+        node.dataset = node.to_dataset(inherit=False).drop_encoding()
     content_of_file = tree.to_netcdf(None, engine="h5netcdf", encoding=encoding)  # HDF5 aborts where a disk is full
     write(path, lambda p: p.write_bytes(content_of_file))
 

@@ -54,18 +54,18 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
     Warns
     -----
     UserWarning
-        Where a program was not solved as well as asked for; its ``gap`` says how well.
+        Where a convex program was not solved as well as asked for; its ``gap`` says how well.
     """
     if "snapshots" not in tree or "central" not in tree["snapshots"]:
         raise ValueError('the run holds no snapshots of the central flow; simulate with "central" and snapshot_every')
     if type(opt) is ScalarRMSProp or not isinstance(opt, RMSProp):
-        raise ValueError(f"opt is {type(opt).__name__}; the programs are those of RMSProp")
+        raise ValueError(f"opt is {type(opt).__name__}; the convex programs are those of RMSProp")
     taken = tree["snapshots/central"].to_dataset()
     if taken["weights"].isnull().any():
         raise ValueError(
             "the run was stored without the weights of its snapshots; set CFLOWS_STORED= to compute it anew"
         )
-    warmup = json.loads(tree.attrs["simulation"])["warmup"]
+    burn_in = json.loads(tree.attrs["simulation"])["warmup"]
     recorded = tree["central"].to_dataset().coords
     coords = np.array(recorded.get("coord", []), dtype=int)
     rows: list[dict] = []
@@ -73,7 +73,7 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
     top = None
     for i in tqdm(range(taken.sizes["step"]), desc="convex programs", leave=False):
         at = {name: torch.tensor(x.values).to(f.w0) for name, x in taken.isel(step=i).data_vars.items()}
-        t = int(taken["step"][i]) + 1 + warmup
+        t = int(taken["step"][i]) + 1 + burn_in
         lr = opt.learning_rate(t)
         p = opt.preconditioner(at["nu"], t)
         _, g, hvp = f.linearize(at["weights"])

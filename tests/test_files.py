@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from test_experiments import SMALL
 
-from cflows import GradientDescent, Objective, RMSProp, experiments, figures, files, interactive, simulate
+from cflows import GradientDescent, Objective, RMSProp, experiments, figures, files, interactive, simulate, store
 from cflows.__main__ import main
 
 
@@ -31,7 +31,7 @@ def test_a_tree_that_a_user_saved_can_be_looked_at(tmp_path, capsys):
     assert "accuracy: 0.01" in shown
     xr.testing.assert_identical(files.load(tmp_path / "mine.nc")["central"].dataset, run()["central"].dataset)
     with pytest.raises(ValueError, match="is not a run of an experiment"):
-        experiments.load(tmp_path / "mine.nc")
+        store.load(tmp_path / "mine.nc")
 
 
 def test_paths_may_be_strings(tmp_path, monkeypatch):
@@ -80,12 +80,12 @@ def test_an_experiment_on_a_full_disk_returns_its_result(cache, full_disk):
 def test_a_cache_that_can_not_be_written_is_found_before_and_costs_no_result(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CFLOWS_CACHE", str(tmp_path / "file"))
-    small = SMALL | {"steps": 3, "snapshot_every": 2, "processes": ("discrete", "central"), "branch": 0}
+    small = SMALL | {"steps": 3, "snapshot_every": 2, "processes": ("discrete", "central"), "branch_step": 0}
     with pytest.warns(UserWarning, match="will not be kept: nothing can be written into .*CFLOWS_CACHE"):
         tree = experiments.run("rmsprop-resnet", "ci", **small)
     assert np.isfinite(tree["central"]["loss"]).all()
     with pytest.warns(UserWarning, match="will not be kept"):
-        solved = experiments.solve_programs(experiments.get("rmsprop-resnet", "ci", **small))
+        solved = experiments.solve_convex_programs(experiments.get("rmsprop-resnet", "ci", **small))
     assert solved["gap"].max() <= 1e-4
 
 
@@ -125,7 +125,7 @@ def test_options_of_any_kind_name_one_run():
         bias_correction=np.True_,
     )
     assert plain == other
-    assert experiments.path_of(plain) == experiments.path_of(other)
+    assert plain.path == other.path
     with pytest.raises(TypeError, match=r"steps is 7\.5; it must be an integer"):
         experiments.get("rmsprop-resnet", "ci", steps=7.5)
 
