@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import tyro
@@ -36,9 +36,9 @@ class Experiment(Options):
 
     name: tyro.conf.Suppress[str] = "rmsprop-resnet"
     """what its run files are called"""
-    task: Task = CifarResNet()
+    task: Task = field(default_factory=CifarResNet)
     """what is trained"""
-    optimizer: Optimizer = RMSProp(3e-5, 0.99, bias_correction=True)
+    optimizer: Optimizer = field(default_factory=lambda: RMSProp(3e-5, 0.99, bias_correction=True))
     """by what it is trained"""
     burn_in: int = 0
     """optimizer steps before the processes part ways"""
@@ -70,7 +70,7 @@ class Experiment(Options):
     """steps of these states; none: so many before the end"""
     batch_size: int | None = None
     """examples at a time (bounds memory)"""
-    MAY_BE_ZERO = {"burn_in", "branch_step", "coords", "snapshot_every", "replay_steps"}
+    MAY_BE_ZERO: ClassVar = {"burn_in", "branch_step", "coords", "snapshot_every", "replay_steps"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,7 +79,7 @@ class Experiment(Options):
                 raise TypeError(
                     f"{part} is {getattr(self, part)!r}; give one that is registered: {', '.join(registry)}"
                 )
-        names = [field.name for thing in (self, self.task, self.optimizer) for field in fields(thing)]  # type: ignore[arg-type]
+        names = [x.name for thing in (self, self.task, self.optimizer) for x in fields(thing)]  # type: ignore[arg-type]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two options are called {', '.join(sorted(twice))}; rename that of the task or optimizer")
 
@@ -111,12 +111,12 @@ class Experiment(Options):
 
         A task or an optimizer can be given by its name; it then takes over what options it shares with the present one.
         """
-        known = [field.name for field in fields(self)]
+        known = [x.name for x in fields(self)]
         for part, registry in PARTS.items():
             old, new = getattr(self, part), changes.get(part, getattr(self, part))
             source, kind = (old, registry[new]) if isinstance(new, str) else (new, type(new))
             if kind in registry.values():
-                names = [field.name for field in fields(kind)]
+                names = [x.name for x in fields(kind)]
                 values = {name: getattr(source, name) for name in names if hasattr(source, name)}
                 changes[part] = _made(kind, values | {name: changes.pop(name) for name in names if name in changes})
                 known += names
@@ -135,12 +135,12 @@ def _made(kind: type, options: dict[str, Any]) -> Any:
 def _written(thing: Any, changed_only: bool = False) -> dict[str, Any]:
     """Options as JSON has them, of a part under its name; all, or those alone that are not defaults."""
     options: dict[str, Any] = {}
-    for field in fields(thing):
-        value = getattr(thing, field.name)
-        if field.name in PARTS and is_dataclass(value):
-            options[field.name] = {PARTS[field.name].name_of(type(value)): _written(value, changed_only)}
-        elif not changed_only or value != field.default:
-            options[field.name] = value
+    for x in fields(thing):
+        value = getattr(thing, x.name)
+        if x.name in PARTS and is_dataclass(value):
+            options[x.name] = {PARTS[x.name].name_of(type(value)): _written(value, changed_only)}
+        elif not changed_only or value != (x.default if x.default_factory is MISSING else x.default_factory()):
+            options[x.name] = value
     try:
         return json.loads(json.dumps(options))
     except TypeError as error:

@@ -261,10 +261,11 @@ def reduce(run: xr.DataTree) -> xr.DataTree:
                 digits[name] = STATE_DIGITS if str(name).rpartition(".")[2] == "nu" else EXACT
             else:
                 digits[name] = EXACT if name == "weights" else DIGITS_PER_WEIGHT if "weight" in x.dims else DIGITS
-        if node.path.startswith("/snapshots"):
+        if node.path.startswith("/snapshots/"):
             data = data[["weights", "nu", "factor"] if "factor" in data else ["nu"]]
             last = data["step"] == data["step"][-1]
-            data = data.map(lambda x: x if x.name == "nu" and run.attrs.get("preset") else x.where(last))
+            whole = {"nu"} if run.attrs.get("preset") else set()
+            data = data.assign({name: data[name].where(last) for name in set(data.data_vars) - whole})
         elif node.path.startswith("/distance") and "discrete" in run:
             data = data[[name for name in data.data_vars if str(name).endswith("-discrete")]]
         node.dataset = data.assign({name: _rounded(x, digits[name]) for name, x in data.data_vars.items()})

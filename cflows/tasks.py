@@ -100,7 +100,7 @@ class CifarResNet(Task):
     """side of the images in pixels"""
     seed: int = 0
     """of the initial weights, which it alone decides"""
-    MAY_BE_ZERO = {"seed"}
+    MAY_BE_ZERO: ClassVar = {"seed"}
 
     def objective(self, device: torch.device, batch_size: int | None = None) -> Objective:
         """As of `Task`."""

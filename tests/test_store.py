@@ -49,7 +49,7 @@ def test_what_is_stored_is_found_and_reproduced(run, monkeypatch, capsys):
     assert experiments.solve_convex_programs(experiments.get("rmsprop-resnet", "ci", **SMALL)).sizes["step"] == 3
     assert tree["central"]["loss"].dtype == np.float32
     assert set(tree["distance"].data_vars) == {
-        f"{name}-discrete" for name in tree.children if name in experiments.FLOWS + ("midpoint",)
+        f"{name}-discrete" for name in tree.children if name in (*experiments.FLOWS, "midpoint")
     }
     weights, nu = (tree["snapshots/central"][name] for name in ("weights", "nu"))
     assert weights[:-1].isnull().all()

@@ -163,7 +163,7 @@ def test_old_names_are_taken_with_a_warning():
 
 
 def test_a_schedule_can_not_name_a_file():
-    with pytest.raises(ValueError, match="RMSProp .*has no file .*use simulate"):
+    with pytest.raises(ValueError, match=r"RMSProp .*has no file .*use simulate"):
         _ = experiments.get("rmsprop-resnet", "ci", lr=lambda t: 1e-4).path
 
 
