@@ -61,18 +61,20 @@ def write(path: str | Path, writer: Callable[[Path], object]) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def save(path: str | Path, tree: xr.DataTree) -> None:
-    """Write a tree as compressed NetCDF, with a digest of its contents among its attributes.
+def save(path: str | Path, tree: xr.DataTree, compress: bool = True) -> None:
+    """Write a tree as NetCDF, with a digest of its contents among its attributes.
 
     Parameters
     ----------
     path : path
         Where to; what is there is replaced in one step.
     tree : xarray.DataTree
+    compress : bool
+        Whether to compress it as far as possible, which takes time.
     """
     tree = tree.copy()
     tree.attrs = tree.attrs | {"content": content(tree)}
-    how = {"zlib": True, "complevel": 9, "shuffle": True}
+    how: dict = {"zlib": True, "complevel": 9, "shuffle": True} if compress else {}
     encoding = {node.path: dict.fromkeys(node.data_vars, how) for node in tree.subtree}
     content_of_file = tree.to_netcdf(None, engine="h5netcdf", encoding=encoding)  # HDF5 aborts where a disk is full
     write(path, lambda p: p.write_bytes(content_of_file))

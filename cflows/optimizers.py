@@ -1,12 +1,14 @@
 """RMSProp, Scalar RMSProp and gradient descent, each as a preconditioner p(ν, t) and a rule for ν.
 
 All three take the step w ← w - g / p. They differ in the *moment* of the gradient that ν averages:
-g² for each weight, ‖g‖² for all, or nothing. Flows need of an optimizer what is written here and no more.
+g² for each weight, ‖g‖² for all, or nothing. `Optimizer` lists all that flows need of one. Another optimizer is a
+subclass, registered in `OPTIMIZERS`.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +16,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from .registry import Registry
 
 Schedule = Callable[[float], float]
 
@@ -28,7 +32,16 @@ def _number(value: object, name: str) -> float:
 
 
 @dataclass(frozen=True)
-class _Optimizer:
+class Optimizer(ABC):
+    """What the discrete process and the flows need of an optimizer w ← w - m / p(ν, t), p the diagonal of P.
+
+    Parameters
+    ----------
+    lr : float, or callable t -> float
+        Learning rate η > 0, or a schedule of it (t = 1 at the first step). Flows ask a schedule at real t, up to one
+        past the last step.
+    """
+
     lr: float | Schedule
 
     def __post_init__(self):
@@ -61,9 +74,91 @@ class _Optimizer:
         """
         return self._check_lr(self.lr(t), f"lr({t})") if callable(self.lr) else float(self.lr)
 
+    @property
+    def threshold(self) -> float:
+        """Eigenvalue of P⁻¹H at which the optimizer begins to oscillate along its eigenvector: 2 without momentum."""
+        return 2.0
 
+    @property
+    @abstractmethod
+    def rate(self) -> float:
+        """c of the flows: dν/dt = c (mean moment - ν)."""
+
+    def init(self, w: Float[Tensor, "n"]) -> Tensor:
+        """ν before the first step: zero, (n,), or () if there is one ν for all weights."""
+        return torch.zeros_like(self.moment(w))
+
+    @abstractmethod
+    def moment(self, square: Float[Tensor, "n"]) -> Tensor:
+        """What ν averages, like ν, as a linear function of the squared gradient (n,)."""
+
+    @abstractmethod
+    def update(self, nu: Tensor, g: Float[Tensor, "n"]) -> Tensor:
+        """ν after a step with gradient g (n,)."""
+
+    @abstractmethod
+    def preconditioner(self, nu: Tensor, t: float) -> Tensor:
+        """p, like ν, at the t-th step, whose gradient ν contains."""
+
+    @abstractmethod
+    def dp_dnu(self, nu: Tensor, t: float) -> Tensor:
+        """∂p / ∂ν, like ν."""
+
+    def momentum(
+        self, m: Float[Tensor, "n"] | None, g: Float[Tensor, "n"], t: float
+    ) -> tuple[Float[Tensor, "n"] | None, Float[Tensor, "n"]]:
+        """What the t-th step remembers of gradients, and what it divides by p; here nothing, and the gradient.
+
+        Parameters
+        ----------
+        m : Tensor (n,) or None
+            What the step before remembered; None at the first.
+        g : Tensor (n,)
+            Gradient.
+        t : float
+            Number of the step.
+
+        Returns
+        -------
+        m : Tensor (n,) or None
+        direction : Tensor (n,)
+        """
+        return None, g
+
+    def excess(self, p: Tensor, diag: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """What an oscillation adds to the mean squared gradient, θ²p² ⊙ diag Σ: equation :eq:`eq-mean-square`.
+
+        That is diag HΣH, since HΣ = θPΣ, with the threshold θ.
+
+        Parameters
+        ----------
+        p : Tensor (n,) or ()
+            Diagonal of P.
+        diag : Tensor (n,)
+            diag Σ.
+
+        Returns
+        -------
+        Tensor (n,)
+        """
+        return self.threshold**2 * p.square() * diag
+
+    def moves(self, nu: Tensor) -> Tensor:
+        """Whether a weight has ever had a gradient (bool, like ν): until then it is at rest."""
+        return torch.ones_like(nu, dtype=torch.bool)
+
+    def with_own(self, nu: Tensor, g: Float[Tensor, "n"]) -> Tensor:
+        """A flow's ν with no less of the present gradient than the optimizer's ν contains; here ν itself."""
+        return nu
+
+
+#: Optimizers by name.
+OPTIMIZERS: Registry[type[Optimizer]] = Registry("optimizer")
+
+
+@OPTIMIZERS.register("RMSProp")
 @dataclass(frozen=True)
-class RMSProp(_Optimizer):
+class RMSProp(Optimizer):
     """RMSProp :cite:`tieleman2012`: ν ← β₂ν + (1-β₂)g², then w ← w - g / p with p = (√ν̂ + ε) / η.
 
     This is equation :eq:`eq-rmsprop` with an ε. ν starts at zero, and the step uses the ν that already contains g. ε
@@ -100,47 +195,12 @@ class RMSProp(_Optimizer):
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise ValueError(f"eps is {self.eps}; it must be finite and not negative")
 
-    def init(self, w: Float[Tensor, "n"]) -> Tensor:
-        """ν before the first step: zero.
-
-        Parameters
-        ----------
-        w : Tensor (n,)
-            Weights; fixes n, dtype and device.
-
-        Returns
-        -------
-        Tensor (n,), or () if there is one ν for all weights
-        """
-        return torch.zeros_like(self.moment(w))
-
     def moment(self, square: Float[Tensor, "n"]) -> Tensor:
-        """What ν averages, as a linear function of the squared gradient.
-
-        Parameters
-        ----------
-        square : Tensor (n,)
-
-        Returns
-        -------
-        Tensor (n,) or (), like ν
-        """
+        """The squared gradient itself (n,)."""
         return square
 
     def update(self, nu: Tensor, g: Float[Tensor, "n"]) -> Tensor:
-        """ν after a step.
-
-        Parameters
-        ----------
-        nu : Tensor (n,) or ()
-            ν before it.
-        g : Tensor (n,)
-            Gradient.
-
-        Returns
-        -------
-        Tensor, like ν
-        """
+        """β₂ν + (1-β₂) moment(g²), like ν."""
         return self.beta2 * nu + (1 - self.beta2) * self.moment(g.square())
 
     @property
@@ -154,49 +214,19 @@ class RMSProp(_Optimizer):
         return 1 - self.beta2**t if self.bias_correction else 1.0
 
     def preconditioner(self, nu: Tensor, t: float) -> Tensor:
-        """p, the inverse of the effective step size.
-
-        Parameters
-        ----------
-        nu : Tensor (n,) or ()
-            ν of the step, which contains its gradient.
-        t : float
-            Number of the step.
-
-        Returns
-        -------
-        Tensor, like ν
-        """
+        """p = (√ν̂ + ε) / η, like ν: the inverse of the effective step size."""
         return ((nu / self._correction(t)).sqrt() + self.eps) / self.learning_rate(t)
 
     def dp_dnu(self, nu: Tensor, t: float) -> Tensor:
         """∂p / ∂ν = 1 / (2 η √(ν (1-β₂ᵗ))); 0 where ν is 0, since it stays there.
 
         Where √ν is below a thousandth of ε, p hardly depends on it, and the slope is that at a thousandth.
-
-        Parameters
-        ----------
-        nu, t
-            As of `preconditioner`.
-
-        Returns
-        -------
-        Tensor, like ν
         """
         root = (nu * self._correction(t)).sqrt().clamp(min=max(1e-3 * self.eps, torch.finfo(nu.dtype).tiny ** 0.5))
         return (1 / (2 * self.learning_rate(t) * root)).where(nu > 0, torch.zeros_like(nu))
 
     def moves(self, nu: Tensor) -> Tensor:
-        """Whether a weight has ever had a gradient: until then it is at rest, whatever the curvature.
-
-        Parameters
-        ----------
-        nu : Tensor (n,) or ()
-
-        Returns
-        -------
-        bool Tensor, like ν
-        """
+        """Where ν > 0."""
         return nu > 0
 
     def with_own(self, nu: Tensor, g: Float[Tensor, "n"]) -> Tensor:
@@ -204,20 +234,11 @@ class RMSProp(_Optimizer):
 
         So no step is longer than η / √(1-β₂). In a flow ν lags behind a gradient that grows many times over in a unit
         of time, as where it leaves a saddle; elsewhere this is ν.
-
-        Parameters
-        ----------
-        nu : Tensor (n,) or ()
-        g : Tensor (n,)
-            Gradient.
-
-        Returns
-        -------
-        Tensor, like ν
         """
         return torch.maximum(nu, (1 - self.beta2) * self.moment(g.square()))
 
 
+@OPTIMIZERS.register("ScalarRMSProp")
 @dataclass(frozen=True)
 class ScalarRMSProp(RMSProp):
     """RMSProp with one ν for all weights: ν ← β₂ν + (1-β₂)‖g‖², p = (√ν̂ + ε) / η · 1.
@@ -231,21 +252,13 @@ class ScalarRMSProp(RMSProp):
     """
 
     def moment(self, square: Float[Tensor, "n"]) -> Float[Tensor, ""]:
-        """The sum over all weights: ν averages ‖g‖².
-
-        Parameters
-        ----------
-        square : Tensor (n,)
-
-        Returns
-        -------
-        Tensor ()
-        """
+        """The sum over all weights, (): ν averages ‖g‖²."""
         return square.sum()
 
 
+@OPTIMIZERS.register("GradientDescent")
 @dataclass(frozen=True)
-class GradientDescent(_Optimizer):
+class GradientDescent(Optimizer):
     """Gradient descent, w ← w - ηg: p = 1 / η, and nothing to average (ν is a zero that stays).
 
     Its methods take and return what those of `RMSProp` do.
@@ -256,12 +269,10 @@ class GradientDescent(_Optimizer):
         Learning rate η > 0, or a schedule of it (t = 1 at the first step).
     """
 
-    #: c of the flows.
-    rate = 0.0
-
-    def init(self, w: Float[Tensor, "n"]) -> Float[Tensor, ""]:
-        """ν before the first step: zero."""
-        return self.moment(w)
+    @property
+    def rate(self) -> float:
+        """0: ν does not change."""
+        return 0.0
 
     def moment(self, square: Float[Tensor, "n"]) -> Float[Tensor, ""]:
         """Nothing, whatever the squared gradient."""
@@ -278,15 +289,3 @@ class GradientDescent(_Optimizer):
     def dp_dnu(self, nu: Tensor, t: float) -> Tensor:
         """Zero, ()."""
         return torch.zeros_like(nu)
-
-    def moves(self, nu: Tensor) -> Tensor:
-        """True, ()."""
-        return torch.ones_like(nu, dtype=torch.bool)
-
-    def with_own(self, nu: Tensor, g: Float[Tensor, "n"]) -> Tensor:
-        """ν, unchanged."""
-        return nu
-
-
-#: Any of them.
-Optimizer = RMSProp | GradientDescent

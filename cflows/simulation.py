@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import operator
@@ -11,7 +10,9 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from hashlib import sha256
+from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -22,64 +23,72 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from . import files
+from . import files, records, states
 from .data import digest
+from .deprecation import renamed
 from .errors import ConvergenceError, DivergenceError
 from .objective import Objective
-from .optimizers import GradientDescent, Optimizer, RMSProp
-from .processes import KINDS, MAX_STEPS, Central, Flow, Outputs, Process, Stationary
+from .optimizers import Optimizer
+from .processes import PROCESSES, Flow, Observation, Process, Settings
+from .processes.base import Outputs
+from .processes.stationary import Stationary
+from .records import RECORDS, Record
 
-#: What a process records at every step: its dimension besides step, and what it is.
-VARIABLES = {
-    "loss": ("", "loss L at the process's weights"),
-    "grad_norm_sq": ("", "squared norm of the gradient"),
-    "nu_sum": ("", "sum of ν over the weights"),
-    "p_sum": ("", "trace of the preconditioner P; n / tr P is the harmonic mean of the effective step sizes"),
-    "eigenvalues": ("eig", "largest eigenvalues of P⁻¹H, descending"),
-    "sharpness": ("", "largest eigenvalue of H itself, at steps at which snapshots are taken"),
-    "eig_residual": ("", "largest residual of the eigenvalues, in their units"),
-    "grad_sq": ("coord", "squared gradient at some weights"),
-    "nu": ("coord", "ν at some weights"),
-    "outputs": ("output", "functions of the weights that were asked for"),
-    # what the central flow predicts of the optimizer's average
-    "predicted_loss": ("", "mean loss: L + tr X (L itself where there is no prediction)"),
-    "predicted_grad_norm_sq": ("", "mean squared norm of the gradient: ‖∇L‖² + Σᵢ 4pᵢ²Σᵢᵢ"),
-    "predicted_grad_sq": ("coord", "mean squared gradient at some weights: g² + 4p² ⊙ diag Σ"),
-    "predicted_outputs": ("output", "mean outputs: f + ½⟨∇²f, Σ⟩"),
-    "output_deviations": ("output", "standard deviations of the outputs: (∇fᵀ Σ ∇f)^½"),
-    "variances": ("eig", "eigenvalues of X, descending: variances along the P-orthonormal eigenvectors of Σ"),
-    "displacements": ("eig", "vᵀP(w_t - w(t)) of the optimizer along these eigenvectors v"),
-    "rise": ("", "rate at which the eigenvalues would rise if nothing oscillated: -⟨X, α⟩ / tr X"),
-    "trusted": (
-        "",
-        "1 while what the flow predicts is to be trusted, 0 where an eigenvalue is, or has been, far above 2",
-    ),
-    "curvature_reduction": ("", "rate at which curvature regularisation lowers them: ⟨X, B₁[X]⟩ / tr X"),
-    "nu_growth": ("", "rate at which the growth of ν lowers them: ⟨X, B₂[X]⟩ / tr X"),
-    # how the stationary flow found P̄, at the steps at which it looked for it
-    "gap": ("", "relative duality gap of the stationary preconditioner"),
-    "products": ("", "Hessian-vector products that it took"),
-    "extrapolation": ("", "relative error of the velocity extrapolated from the two solutions before"),
-}
-OWN = {  # variables that only some kinds of process have
-    Central: {"predicted_grad_norm_sq", "predicted_grad_sq", "predicted_outputs", "output_deviations",
-              "displacements", "rise", "curvature_reduction", "nu_growth", "trusted"},
-    Stationary: {"gap", "products", "extrapolation"},
-}  # fmt: skip
+#: Version of the algorithm: raised when a change to the library changes what a run, or what is solved along it, holds.
+ALGORITHM = 8
 ROUNDING = 100.0  # a gradient below so many times machine precision, relative to the root mean square, may be rounding
 DISTANCES = {
     "distance": "Euclidean distances between the weights of two processes",
     "distance/P": "their distances in the metric of P, that of the second: (δᵀPδ)^½",
 }
-SNAPSHOTS = {"discrete", "central"}  # processes of which snapshots are taken
 
 
+@dataclass(frozen=True)
+class Options:
+    """Options of `simulate`, checked, as plain numbers; processes are in the order in which they act."""
+
+    steps: int
+    processes: tuple[str, ...]
+    burn_in: int
+    eigs: int
+    eig_every: dict[str, int]
+    eig_tol: float
+    substeps: int
+    coords: tuple[int, ...]
+    branch_step: int
+    accuracy: float
+    snapshot_every: int
+    replay_steps: int
+    replay_from: tuple[int, ...]
+    records: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """By what a run is recognised besides its options."""
+
+    optimizer: str
+    weights: int
+    dtype: str
+    loss: float
+    start: str
+    outputs: str | None
+
+    @classmethod
+    def of(cls, f: Objective, opt: Optimizer, steps: int, outputs: Outputs | None) -> Fingerprint:
+        loss, g = f.value_and_grad(f.w0)
+        start = sha256(torch.stack([f.w0, g]).cpu().numpy().tobytes()).hexdigest()
+        told = None if outputs is None else digest(_outputs(outputs, f.w0))
+        return cls(_signature(opt, steps), f.dim, str(f.w0.dtype), loss.item(), start, told)
+
+
+@renamed(warmup="burn_in", branch="branch_step", window="replay_steps")
 def simulate(
     f: Objective,
     opt: Optimizer,
     steps: int,
     processes: Sequence[str] = ("discrete", "stable", "central"),
-    warmup: int = 0,
+    burn_in: int = 0,
     *,
     eigs: int = 4,
     eig_every: int | Mapping[str, int] = 1,
@@ -87,10 +96,12 @@ def simulate(
     substeps: int = 1,
     coords: Sequence[int] = (),
     outputs: Outputs | None = None,
-    branch: int = 0,
+    records: Sequence[Record | str] = (),
+    branch_step: int = 0,
     accuracy: float = 0.01,
     snapshot_every: int = 0,
-    window: int = 0,
+    replay_steps: int = 0,
+    replay_from: Sequence[int] | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: float = 60.0,
     progress: bool = True,
@@ -105,20 +116,21 @@ def simulate(
     ----------
     f : Objective
         Full-batch objective; its ``w0`` is the starting point and fixes dtype and device.
-    opt : RMSProp, ScalarRMSProp or GradientDescent
-        The optimizer.
+    opt : Optimizer
+        RMSProp, ScalarRMSProp, GradientDescent, or one of your own.
     steps : int
         Steps to record.
     processes : sequence of str
         "discrete": the optimizer. "midpoint": (w₋ + 2w + w₊) / 4 of three of its steps, which removes oscillations of
         period two (brings "discrete" with it). "stable": the stable flow, stopped where its effective sharpness
         reaches 8, since it is stiff by then. "central": the central flow. "ablated": the central flow without its
-        curvature penalty. "stationary": the stationary flow of RMSProp, from step ``branch`` on; eps is neglected in
-        it, and its ν is ν̄. "ablated_stationary": without its curvature penalty.
-    warmup : int
+        curvature penalty. "stationary": the stationary flow of RMSProp, from step ``branch_step`` on; eps is
+        neglected in it, and its ν is ν̄. "ablated_stationary": without its curvature penalty. Others can be registered
+        in `processes.PROCESSES`.
+    burn_in : int
         Plain optimizer steps taken before the processes part ways.
     eigs : int
-        Eigenvalues of the effective Hessian to look at. Flows follow more of them while all are above 1.5. Weights that
+        Eigenvalues of the effective Hessian to compute. Flows follow more of them while all are above 1.5. Weights that
         have never had a gradient (ν = 0) are at rest, and H is that of the others.
     eig_every : int, or mapping from process to int
         Compute them every so many steps; 0: never (not for a flow, which needs them to choose its steps). A flow also
@@ -137,23 +149,25 @@ def simulate(
     outputs : callable, Tensor (n,) -> Tensor (m,), optional
         Functions of the weights to record at every step, such as a network's outputs for a few images:
         ``lambda w: f.outputs(w, images).flatten()``. Smooth, if the central flow is among the processes.
-    branch : int
+    records : sequence of Record or str
+        Further quantities to record, those in `records.RECORDS` by their names.
+    branch_step : int
         Step at which the stationary flows leave the central flow, which must be among the processes (0: they start as
         the others do). They ask for a ν that has all but converged.
     accuracy : float
-        Relative error that flows aim at between two steps at which they look at what they steer by, and then go by how
-        it was seen to change. For the central flow that is eigenvectors and third derivatives, and the error that of
-        the rate at which eigenvalues move, or the sine of the angle between an eigenvector and what it was expected to
-        turn to; for the
-        stationary flows it is P̄, and the error that of their velocity (their ``extrapolation``). It decides when the
-        next look is, not whether the last was in time: eigenvalues may leave 2 by some thousandths in between, and by
-        more where they change fast.
+        Relative error that flows aim at between two refreshes of what they extrapolate. The central flow extrapolates
+        eigenvectors and third derivatives. Its error is that of the rate at which eigenvalues move, or the sine of the
+        angle between an eigenvector and its extrapolation. The stationary flows extrapolate P̄. Their error is that of
+        their velocity (their ``extrapolation``). The error decides when the next refresh is, not whether the last was
+        in time: eigenvalues may leave 2 by some thousandths in between, and by more where they change fast.
     snapshot_every : int
         Steps between two snapshots of all of w, ν and g² of the optimizer and the central flow; 0: none. A snapshot
         takes six vectors (n,) and one for each critical eigenvalue, in memory and in the checkpoint: with 24,860
         weights in float32 and three eigenvalues, 0.9 MB. All else takes less than 2 kB a step in the result.
-    window : int
-        Number of last steps that `replay` shall be able to compute again: the result holds the state they start from.
+    replay_steps : int
+        Number of steps that `replay` shall be able to compute again, from each of some states that the result holds.
+    replay_from : sequence of int, optional
+        Steps of these states (default: so many steps before the end).
     checkpoint : path, optional
         File that holds the state of the run; if it is there, the run goes on from it. Written from time to time, at the
         end, and whenever an error or an interruption ends the run early. If its folder can't be written, that is an
@@ -167,7 +181,7 @@ def simulate(
     -------
     xarray.DataTree
         A node a process, with dimensions step, eig, coord and output. What each variable is, its attribute
-        ``long_name`` says (`VARIABLES` has them all); what was not computed is NaN. All processes have ``loss``,
+        ``long_name`` says; what was not computed is NaN. All processes have ``loss``,
         ``predicted_loss``, ``grad_norm_sq``, ``nu_sum``, ``p_sum``, ``eigenvalues``, ``eig_residual``, ``variances``,
         and ``grad_sq``, ``nu`` and ``outputs`` if asked for. "central" also has its other predictions, the optimizer's
         ``displacements`` along the eigenvectors of Σ, and ``rise``, ``curvature_reduction`` and ``nu_growth``.
@@ -177,7 +191,7 @@ def simulate(
         step on and why in the attribute ``doubt`` of its node; "central" has ``trusted`` for each step.
         Node "snapshots", with nodes "discrete" and "central": ``weights``, ``nu``, ``grad_sq`` (step, weight), and
         ``factor`` F (step, weight, rank) with Σ = FFᵀ, at the steps at which they were taken.
-        Node "state", if there is a window: the state at its start, as bytes.
+        Nodes "state/0", ...: the states that `replay` starts from, each a node a process.
 
     Raises
     ------
@@ -188,54 +202,62 @@ def simulate(
     ConvergenceError
         If an eigenvalue or complementarity problem is not solved; as above.
     """
-    integers = {
-        "steps": steps, "warmup": warmup, "eigs": eigs, "substeps": substeps, "branch": branch,
-        "snapshot_every": snapshot_every, "window": window,
-    }  # fmt: skip
-    integers, chosen, coords = _check(f, opt, integers, processes, coords)
-    steps, warmup, eigs, substeps, branch, snapshot_every, window = integers.values()
-    eig_tol, accuracy = _share(eig_tol, "eig_tol"), _share(accuracy, "accuracy")
-    every = _intervals(eig_every, chosen)
+    if not isinstance(f, Objective):
+        raise TypeError(
+            f"f is a {type(f).__name__}; wrap it as cflows.Objective(loss, w0) or Objective.from_module(...)"
+        )
+    if not isinstance(opt, Optimizer):
+        raise TypeError(f"opt is a {type(opt).__name__}; use cflows.RMSProp, ScalarRMSProp or GradientDescent")
+    further = [RECORDS[record] if isinstance(record, str) else record for record in records]
+    steps = _integer(steps, "steps", 1)
+    names = _processes(processes, opt, branch_step, steps)
+    options = Options(
+        steps,
+        names,
+        _integer(burn_in, "burn_in", 0),
+        _integer(eigs, "eigs", 1),
+        _intervals(eig_every, names, opt),
+        _share(eig_tol, "eig_tol"),
+        _integer(substeps, "substeps", 1),
+        _coords(coords, f.dim),
+        _integer(branch_step, "branch_step", 0),
+        _share(accuracy, "accuracy"),
+        _integer(snapshot_every, "snapshot_every", 0),
+        *_replays(replay_steps, replay_from, steps),
+        tuple(record.variable.name for record in further),
+    )
     path = None if checkpoint is None else files.writable(checkpoint)
-    loss, g = f.value_and_grad(f.w0)
-    if window > steps:
-        raise ValueError(f"window is {window}; the run has no more than {steps} steps")
-    told = None if outputs is None else digest(_outputs(outputs, f.w0))
-    identity = integers | {
-        "optimizer": _signature(opt, warmup + steps + 1), "processes": chosen, "eig_every": every, "eig_tol": eig_tol,
-        "accuracy": accuracy, "coords": coords, "outputs": told, "weights": f.dim,
-        "dtype": str(f.w0.dtype),
-        "loss": loss.item(), "start": sha256(torch.stack([f.w0, g]).cpu().numpy().tobytes()).hexdigest(),
-    }  # fmt: skip
-    run = _Run(_walkers(f, opt, identity, outputs), identity, path)
-    if not run.resume(f):
-        run.rounding = _rounding_only(f, g)
-        w, nu = _warm_up(f, opt, warmup)
-        for name, walker in run.walkers.items():
-            with _named(f"{name} at step 0"):
-                walker.begin(w, nu, warmup + 1)
+    fingerprint = Fingerprint.of(f, opt, options.burn_in + steps + 1, outputs)
+    run = _Run(f, opt, options, fingerprint, outputs, further, path)
+    if not run.resume():
+        run.begin(_rounding_only(f))
 
     bar = {"disable": not progress, "unit": "step", "mininterval": 0.5 if sys.stderr.isatty() else 30.0}
     try:
-        for i in tqdm(range(run.done, steps), initial=run.done, total=steps, **bar):
-            run.remember()
-            if run.unsaved > checkpoint_every:
+        for _ in tqdm(range(run.done, steps), initial=run.done, total=steps, **bar):
+            if time.monotonic() - run.saved > checkpoint_every:
                 run.save_or_warn()
-            run.step(i, outputs)
+            run.step()
     except BaseException as error:
         run.save_or_warn()
         if isinstance(error, ConvergenceError):
             error.solution = run.tree()
         raise
-    run.remember()
     run.save_or_warn()
     return run.tree()
 
 
-def replay(f: Objective, opt: Optimizer, tree: xr.DataTree, outputs: Outputs | None = None) -> xr.DataTree:
-    """Compute the last steps of a run again, from the state that it holds.
+def replay(
+    f: Objective,
+    opt: Optimizer,
+    tree: xr.DataTree,
+    outputs: Outputs | None = None,
+    records: Sequence[Record | str] = (),
+    start: int | None = None,
+) -> xr.DataTree:
+    """Compute some steps of a run again, from a state that it holds.
 
-    Eigenvectors are looked for anew, and how they turn is not known before the second look: the first steps of a
+    Eigenvectors are found anew, and how they turn is not known before the second refresh: the first steps of a
     central flow at the edge are less accurate, the others agree to within the tolerances of the run.
 
     Parameters
@@ -243,207 +265,237 @@ def replay(f: Objective, opt: Optimizer, tree: xr.DataTree, outputs: Outputs | N
     f, opt
         As given to `simulate`.
     tree : xarray.DataTree
-        Result of `simulate` with ``window`` above 0.
-    outputs
+        Result of `simulate` with ``replay_steps`` above 0.
+    outputs, records
         As given to `simulate`.
+    start : int, optional
+        Step to start from, one of ``replay_from`` (default: the last).
 
     Returns
     -------
     xarray.DataTree
-        The last ``window`` steps, as of `simulate`.
+        ``replay_steps`` steps, as of `simulate`.
 
     Raises
     ------
     ValueError
-        If the run holds no state, or is one of another optimizer or objective.
+        If the run holds no such state, or is one of another optimizer or objective.
     """
     if "state" not in tree:
-        raise ValueError("the run holds no state to go on from; give simulate a window")
-    identity = json.loads(tree.attrs["simulation"])
-    here = {"optimizer": _signature(opt, identity["warmup"] + identity["steps"] + 1), "weights": f.dim}
-    here["dtype"] = str(f.w0.dtype)
-    if differ := [name for name, value in here.items() if identity[name] != value]:
-        raise ValueError(f"{differ[0]} of the run is {identity[differ[0]]}, here it is {here[differ[0]]}")
-    loss = float(f.value_and_grad(f.w0)[0])
-    if not math.isclose(loss, identity["loss"], rel_tol=1e-3):
-        raise ValueError(f"the loss at the start of the run is {identity['loss']:g}, here it is {loss:g}")
-    run = _Run(_walkers(f, opt, identity, outputs), identity, None)
-    content = io.BytesIO(tree["state"].to_dataset()["bytes"].values.tobytes())
-    for name, state in torch.load(content, map_location=f.w0.device, weights_only=True).items():
-        run.walkers[name].load(state)
-    run.first = identity["steps"] - identity["window"]
-    for i in range(run.first, identity["steps"]):
-        run.step(i, outputs)
+        raise ValueError("the run holds no state to go on from; give simulate replay_steps")
+    options, there = _read(tree)
+    here = Fingerprint.of(f, opt, options.burn_in + options.steps + 1, None)
+    for name in ("optimizer", "weights", "dtype"):
+        if getattr(here, name) != getattr(there, name):
+            raise ValueError(f"{name} of the run is {getattr(there, name)}, here it is {getattr(here, name)}")
+    if not math.isclose(here.loss, there.loss, rel_tol=1e-3):
+        raise ValueError(f"the loss at the start of the run is {there.loss:g}, here it is {here.loss:g}")
+    first = options.replay_from[-1] if start is None else start
+    if str(first) not in tree["state"]:
+        raise ValueError(f"the run holds no state of step {first}; it holds those of {list(options.replay_from)}")
+    further = [RECORDS[record] if isinstance(record, str) else record for record in records]
+    run = _Run(f, opt, options, there, outputs, further, None)
+    run.load(tree, first)
+    for _ in range(options.replay_steps):
+        run.step()
     return run.tree()
 
 
-def _walkers(f: Objective, opt: Optimizer, identity: dict, outputs: Outputs | None) -> dict[str, Process]:
-    options: dict[str, Any] = {"eigs": min(identity["eigs"], f.dim), "eig_tol": identity["eig_tol"]}
-    options["coords"] = torch.as_tensor(identity["coords"], dtype=torch.int64, device=f.w0.device)
-    walkers: dict[str, Process] = {}
-    for name in identity["processes"]:
-        more: dict[str, Any] = {"eig_every": identity["eig_every"][name]}
-        if issubclass(KINDS[name], Central):
-            more |= {key: identity[key] for key in ("substeps", "accuracy")} | {"outputs": outputs}
-        elif issubclass(KINDS[name], Stationary):
-            more |= {key: identity[key] for key in ("branch", "accuracy")}
-            more["source"] = walkers["central"] if identity["branch"] else None
-        first: tuple = (walkers["discrete"],) if name == "midpoint" else (f, opt)
-        walkers[name] = KINDS[name](*first, **options, **more)
-    return walkers
-
-
 class _Run:
-    """What has been recorded so far, and the checkpoint that it can go on from."""
+    """The states of all processes, what has been recorded so far, and the checkpoint that it can go on from."""
 
-    first = 0  # step that the records begin with
-    window: Tensor | None = None  # state that the last steps start from, as bytes
-    rounding: tuple[int, ...] = ()  # weights whose gradient is nothing but rounding
-
-    def __init__(self, walkers: dict[str, Process], identity: dict, path: Path | None):
-        self.walkers, self.identity, self.path = walkers, identity, path
-        self.records: dict[str, list[dict]] = {name: [] for name in [*walkers, *DISTANCES]}
-        self.snapshots: dict[str, dict[int, dict[str, Tensor]]] = {name: {} for name in walkers if name in SNAPSHOTS}
-        self.states: dict[str, dict] = {}
+    def __init__(
+        self,
+        f: Objective,
+        opt: Optimizer,
+        options: Options,
+        fingerprint: Fingerprint,
+        outputs: Outputs | None,
+        further: Sequence[Record],
+        path: Path | None,
+    ):
+        self.f, self.opt, self.options, self.fingerprint, self.path = f, opt, options, fingerprint, path
+        self.outputs, self.further, o = outputs, further, options
+        settings = Settings(
+            f, opt, min(o.eigs, f.dim), o.eig_tol,
+            torch.as_tensor(o.coords, dtype=torch.int64, device=f.w0.device),
+            o.substeps, o.accuracy, o.branch_step, outputs,
+        )  # fmt: skip
+        self.processes: dict[str, Process] = {
+            name: PROCESSES[name](settings, o.eig_every[name]) for name in o.processes
+        }
+        self.states: dict[str, Any] = {}
+        self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in (*self.processes, *DISTANCES)}
+        self.snapshots: dict[str, dict[int, dict[str, Tensor]]] = {
+            name: {} for name, process in self.processes.items() if process.snapshots
+        }
+        self.kept: dict[str, xr.Dataset] = {}  # states to replay from
+        self.first = self.done = 0  # the step that the records begin with, and the one that comes next
+        self.rounding: list[int] = []  # weights whose gradient is nothing but rounding
         self.seconds, self.clock = 0.0, time.monotonic()
         self.saved = self.clock
 
-    @property
-    def done(self) -> int:
-        """Steps that are recorded for every process."""
-        return len(self.records["distance"])
+    def begin(self, rounding: list[int]) -> None:
+        """Let all processes start where the optimizer's burn-in ends."""
+        self.rounding, burn_in = rounding, self.options.burn_in
+        none = torch.as_tensor([], dtype=torch.int64, device=self.f.w0.device)
+        optimizer = PROCESSES["discrete"](Settings(self.f, self.opt, 1, 1.0, none), 0)
+        state = optimizer.start(self.f.w0, self.opt.init(self.f.w0), 1)
+        for i in range(burn_in):
+            with _named(f"burn-in at step {i}"):
+                state = optimizer.step(optimizer.observe(state, i, {}))
+        for name, process in self.processes.items():
+            with _named(f"{name} at step 0"):
+                self.states[name] = process.start(state.w, state.nu, burn_in + 1, getattr(state, "m", None))
 
-    @property
-    def unsaved(self) -> float:
-        return time.monotonic() - self.saved
-
-    def step(self, i: int, outputs: Outputs | None) -> None:
-        """Record step i of every process, and move on."""
-        walkers, every = self.walkers, self.identity["snapshot_every"]
-        if i == self.identity["steps"] - self.identity["window"]:
-            self.window = _lean(walkers)
-        rows = {}
-        for name, walker in walkers.items():
+    def step(self) -> None:
+        """Record the next step of every process, and move on."""
+        i, o, seen = self.done, self.options, dict[str, Observation]()
+        if i in o.replay_from:
+            self.kept |= {f"state/{i}/{name}": states.pack(s, caches=False) for name, s in self.states.items()}
+        taking = o.snapshot_every and i % o.snapshot_every == 0
+        for name, process in self.processes.items():
             with _named(f"{name} at step {i}"):
-                rows[name] = walker.observe(i)
-                if outputs is not None and rows[name]:
-                    rows[name]["outputs"] = _outputs(outputs, walker.w).tolist()
-                if every and i % every == 0 and rows[name]:
-                    rows[name]["sharpness"] = walker.curvature()
-        if {"discrete", "central"} <= walkers.keys():
-            central: Any = walkers["central"]
-            rows["central"]["displacements"] = central.displacements(walkers["discrete"].w)
-        if every and i % every == 0:
-            for name in SNAPSHOTS & walkers.keys():
-                self.snapshots[name][i] = walkers[name].snapshot()
-        pairs = {f"{a}-{b}": (walkers[a], walkers[b]) for a, b in combinations(reversed(list(walkers)), 2)}
-        apart = {name: a.w - b.w for name, (a, b) in pairs.items()}
-        for way in apart.values():
-            way[list(self.rounding)] = 0.0
-        rows["distance"] = {name: torch.linalg.vector_norm(way).item() for name, way in apart.items()}
-        rows["distance/P"] = {name: _length(way, pairs[name][1]) for name, way in apart.items()}
+                seen[name] = now = process.observe(self.states[name], i, seen)
+                if taking and now.row:
+                    seen[name] = now = process.with_sharpness(now)
+                if self.outputs is not None and now.row:
+                    now.row["outputs"] = _outputs(self.outputs, now.state.w).tolist()
+                for record in self.further if now.row else ():
+                    if not record.processes or name in record.processes:
+                        value = record.of(now)
+                        if value is not None:
+                            now.row[record.variable.name] = value
+                records.check(name, now.row, (*process.variables, *(record.variable for record in self.further)))
+        rows = {name: now.row for name, now in seen.items()} | self._distances(seen)
+        taken = {name: self.processes[name].snapshot(seen[name]) for name in self.snapshots} if taking else {}
+        following, last = {}, i + 1 == o.steps
+        for name, process in self.processes.items():
+            with _named(f"{name} after step {i}"):
+                following[name] = seen[name].state if last else process.step(seen[name])
+        # all went well: from here on nothing can fail
         for name, row in rows.items():
-            self.records[name].append(row)
-        if i + 1 < self.identity["steps"]:
-            for name, walker in walkers.items():
-                with _named(f"{name} after step {i}"):
-                    walker.advance()
+            self.rows[name].append(row)
+        for name, arrays in taken.items():
+            self.snapshots[name][i] = {key: x.cpu() for key, x in arrays.items()}
+        for name, process in self.processes.items():
+            _tell(process.label, seen[name].message, self.states[name], following[name])
+        self.states, self.done = following, i + 1
 
-    def remember(self) -> None:
-        """Keep the states that step `done` starts from."""
-        self.states = {name: walker.state() for name, walker in self.walkers.items()}
-        self.states_at = self.done
-
-    def save(self) -> None:
-        if self.path is None or not self.states:
-            return
-        records = {name: rows[: self.states_at] for name, rows in self.records.items()}
-        seconds = self.seconds + time.monotonic() - self.clock
-        content = {"identity": self.identity, "seconds": seconds, "records": records, "states": self.states}
-        content["window"], content["rounding"] = self.window, self.rounding
-        content["snapshots"] = {
-            name: {i: taken[i] for i in taken if i < self.states_at} for name, taken in self.snapshots.items()
+    def _distances(self, seen: Mapping[str, Observation]) -> dict[str, dict[str, float]]:
+        pairs = {f"{a}-{b}": (seen[a], seen[b]) for a, b in combinations(reversed(list(seen)), 2)}
+        apart = {name: a.state.w - b.state.w for name, (a, b) in pairs.items()}
+        for way in apart.values():
+            way[self.rounding] = 0.0
+        return {
+            "distance": {name: torch.linalg.vector_norm(way).item() for name, way in apart.items()},
+            "distance/P": {name: _length(way, pairs[name][1].p) for name, way in apart.items()},
         }
-        files.write(self.path, lambda path: torch.save(content, path))
-        self.saved = time.monotonic()
 
     def save_or_warn(self) -> None:
-        """Save; failing to must not cost the run its result, nor hide why it ended."""
+        """Write the checkpoint; failing to must not cost the run its result, nor hide why it ended."""
+        self.saved = time.monotonic()  # if it fails, it is tried again when the next is due
+        if self.path is None or not self.states:
+            return
         try:
-            self.save()
+            now = {f"now/{name}": states.pack(state) for name, state in self.states.items()}
+            tree = self.tree()
+            tree.update(xr.DataTree.from_dict(now).children)
+            tree.attrs["rounding"] = json.dumps(self.rounding)
+            files.save(self.path, tree, compress=False)
         except Exception as error:
-            self.saved = time.monotonic()  # tried again when the next is due
             warnings.warn(
                 f"the checkpoint {self.path} could not be written ({error}); is the disk full? The run goes on without",
                 stacklevel=3,
             )
 
-    def resume(self, f: Objective) -> bool:
+    def resume(self) -> bool:
         """Go on from the checkpoint, if there is one."""
         if self.path is None or not self.path.exists():
             return False
         try:
-            content = torch.load(self.path, map_location=f.w0.device, weights_only=True)
-            identity, records, states = content["identity"], content["records"], content["states"]
-        except Exception as error:
+            tree = files.load(self.path, sealed=True)
+            (options, there), made = _read(tree), (tree.attrs["algorithm"], tree.attrs["cflows"])
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"the checkpoint {self.path} can't be read ({error}); delete it to start over") from error
-        if identity != self.identity:
-            differ = [k for k in self.identity if identity.get(k) != self.identity[k]]
-            what = "; ".join(f"{k}: {identity.get(k)} there, {self.identity[k]} here" for k in differ)
+        if made[0] != ALGORITHM:
+            raise ValueError(
+                f"the checkpoint {self.path} was written by cflows {made[1]}, algorithm {made[0]}, and this is "
+                f"{version('cflows')}, algorithm {ALGORITHM}; delete it to start over, or go on with that version"
+            )
+        here, there_all = (asdict(a) | asdict(b) for a, b in ((self.options, self.fingerprint), (options, there)))
+        if differ := [name for name, value in here.items() if there_all[name] != value]:
+            what = "; ".join(f"{name}: {there_all[name]} there, {here[name]} here" for name in differ)
             raise ValueError(
                 f"the checkpoint {self.path} belongs to another run ({what}); delete it or name another file"
             )
-        self.records, self.seconds, self.window = records, content["seconds"], content["window"]
-        self.rounding = content["rounding"]
-        self.snapshots = {
-            name: {i: {key: x.cpu() for key, x in snapshot.items()} for i, snapshot in taken.items()}
-            for name, taken in content["snapshots"].items()
-        }
-        for name, walker in self.walkers.items():
-            walker.load(states[name])
+        self.load(tree)
         return True
 
+    def load(self, tree: xr.DataTree, start: int | None = None) -> None:
+        """Take up the states of a step that a run holds; without one, all that a checkpoint holds."""
+        where = "now" if start is None else f"state/{start}"
+        for name, process in self.processes.items():
+            packed = tree[f"{where}/{name}"].to_dataset()
+            self.states[name] = states.unpack(process.state_type, packed, self.f.w0.device)
+        if start is not None:
+            self.first = self.done = start
+            return
+        for name, rows in self.rows.items():
+            rows += records.rows(tree[name].to_dataset())
+        for name in self.snapshots if "snapshots" in tree else ():
+            taken = tree[f"snapshots/{name}"].to_dataset()
+            for i in range(taken.sizes["step"]):
+                arrays = {key: torch.tensor(x.values[i]) for key, x in taken.data_vars.items()}
+                self.snapshots[name][int(taken["step"][i])] = arrays
+        self.kept = {n.path[1:]: n.to_dataset() for n in tree.subtree if n.path.startswith("/state/") and n.has_data}
+        self.done, self.seconds = len(self.rows["distance"]), tree.attrs["seconds"]
+        self.rounding = json.loads(tree.attrs["rounding"])
+
     def tree(self) -> xr.DataTree:
-        done, eigs, coords = self.done, self.identity["eigs"], self.identity["coords"]
-        outputs = max(len(row.get("outputs", ())) for rows in self.records.values() for row in (rows or [{}]))
-        nodes = {
-            name: _dataset(name, self.first, rows[:done], {"eig": eigs, "coord": len(coords), "output": outputs})
-            for name, rows in self.records.items()
-            if name in KINDS
-        }
-        if coords:
-            nodes = {name: node.assign_coords(coord=coords) for name, node in nodes.items()}
-        nodes |= {f"snapshots/{name}": _stack(taken) for name, taken in self.snapshots.items() if taken}
-        for name, walker in self.walkers.items():
-            if doubt := getattr(walker, "doubt", ""):
+        """What there is so far."""
+        o = self.options
+        rows = [row for name in self.processes for row in self.rows[name]]
+        widths = {"eig": o.eigs, "coord": len(o.coords)}
+        widths["output"] = max([len(row.get("outputs", ())) for row in rows], default=0)
+        nodes: dict[str, xr.Dataset] = {}
+        for name, process in self.processes.items():
+            more = [record.variable for record in self.further if not record.processes or name in record.processes]
+            nodes[name] = records.dataset(self.rows[name], [*process.variables, *more], self.first, widths)
+            if o.coords:
+                nodes[name] = nodes[name].assign_coords(coord=list(o.coords))
+            state = self.states.get(name)
+            if doubt := "; it ends at ".join(filter(None, (getattr(state, "doubt", ""), getattr(state, "end", "")))):
                 nodes[name].attrs["doubt"] = doubt
-        for node, meaning in DISTANCES.items():
-            rows = self.records[node][:done]
-            nodes[node] = xr.Dataset(
-                {name: ("step", [row[name] for row in rows]) for name in (rows[0] if rows else ())},
-                coords={"step": self.first + np.arange(done)},
-                attrs={"long_name": meaning},
-            )
-        if self.window is not None:
-            nodes["state"] = xr.Dataset({"bytes": ("byte", self.window.cpu().numpy())})
-        seconds = self.seconds + time.monotonic() - self.clock
-        tree = xr.DataTree.from_dict(nodes)
-        tree.attrs = {"simulation": json.dumps(self.identity), "seconds": seconds, "torch": str(torch.__version__)}
+        nodes |= {f"snapshots/{name}": _stack(taken) for name, taken in self.snapshots.items() if taken}
+        steps = {"step": self.first + np.arange(self.done - self.first)}
+        for name, meaning in DISTANCES.items():
+            names = self.rows[name][0] if self.rows[name] else ()
+            series = {pair: ("step", [row[pair] for row in self.rows[name]]) for pair in names}
+            nodes[name] = xr.Dataset(series, coords=steps, attrs={"long_name": meaning})
+        tree = xr.DataTree.from_dict(nodes | self.kept)
+        tree.attrs = {"options": json.dumps(asdict(o)), "fingerprint": json.dumps(asdict(self.fingerprint))}
+        tree.attrs |= {"seconds": self.seconds + time.monotonic() - self.clock, "algorithm": ALGORITHM}
+        tree.attrs |= {"cflows": version("cflows"), "torch": str(torch.__version__)}
         return tree
 
 
-def _lean(walkers: dict[str, Process]) -> Tensor:
-    """States of processes, as bytes, without what they remember only to save time."""
+def _read(tree: xr.DataTree) -> tuple[Options, Fingerprint]:
+    """Options and fingerprint of a run."""
+    lists = {name: tuple(x) if isinstance(x, list) else x for name, x in json.loads(tree.attrs["options"]).items()}
+    return Options(**lists), Fingerprint(**json.loads(tree.attrs["fingerprint"]))
 
-    def plain(x: Any) -> Any:
-        return (
-            x.detach().cpu().clone() if isinstance(x, Tensor) else tuple(map(plain, x)) if isinstance(x, tuple) else x
-        )
 
-    content = io.BytesIO()
-    kept = {name: {k: plain(v) for k, v in p.state().items() if k not in p.caches} for name, p in walkers.items()}
-    torch.save(kept, content)
-    return torch.tensor(np.frombuffer(content.getvalue(), np.uint8), device="cpu")
+def _tell(label: str, message: str, before: Any, after: Any) -> None:
+    """Warn of what a process has to say, and of what became of a flow in a step."""
+    new = {name: getattr(after, name, "") for name in ("doubt", "end")}
+    said = [message] if message else []
+    if new["doubt"] and not before.doubt:
+        said.append(f"the {label} is not to be trusted from {new['doubt']}")
+    if new["end"] and not before.end:
+        said.append(f"the {label} ends at {new['end']}")
+    for text in said:
+        warnings.warn(text, stacklevel=4)
 
 
 @contextmanager
@@ -455,37 +507,6 @@ def _named(where: str) -> Iterator[None]:
         raise type(error)(f"{where}: {error}", error.solution) from error
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-
-
-def _warm_up(f: Objective, opt: Optimizer, steps: int) -> tuple[Tensor, Tensor]:
-    """Weights and ν after some steps of the optimizer."""
-    none = torch.as_tensor([], dtype=torch.int64, device=f.w0.device)
-    walker = KINDS["discrete"](f, opt, eigs=1, eig_every=0, eig_tol=1, coords=none)
-    walker.begin(f.w0, opt.init(f.w0), 1)
-    for i in range(steps):
-        with _named(f"warm-up at step {i}"):
-            walker.observe(i)
-            walker.advance()
-    return walker.w, walker.nu
-
-
-def _dataset(process: str, first: int, rows: list[dict], widths: dict[str, int]) -> xr.Dataset:
-    """Rows of numbers and lists as arrays of at least these widths, NaN where a row has none."""
-    data: dict[str, Any] = {}
-    lists = [row[name] for row in rows for name in ("eigenvalues", "variances") if name in row]
-    widths = widths | {"eig": max([widths["eig"], *map(len, lists)])}
-    for name, (dim, meaning) in VARIABLES.items():
-        if (dim and not widths[dim]) or any(
-            name in own and not issubclass(KINDS[process], kind) for kind, own in OWN.items()
-        ):
-            continue
-        fill = 0.0 if name == "variances" else np.nan  # of a list that is too short
-        values = np.full((len(rows), *([widths[dim]] if dim else [])), np.nan)
-        for i, row in enumerate(rows):
-            if name in row:
-                values[i] = [*row[name], *[fill] * (widths[dim] - len(row[name]))] if dim else row[name]
-        data[name] = (("step", dim) if dim else "step", values, {"long_name": meaning})
-    return xr.Dataset(data, coords={"step": first + np.arange(len(rows))})
 
 
 def _stack(taken: dict[int, dict[str, Tensor]]) -> xr.Dataset:
@@ -502,17 +523,17 @@ def _stack(taken: dict[int, dict[str, Tensor]]) -> xr.Dataset:
     return xr.Dataset(data, coords={"step": list(taken)})
 
 
-def _length(way: Tensor, walker: Process) -> float:
-    """Length of a difference of weights in the metric of a process's P."""
-    return float((walker.p() * way.square()).sum().sqrt()) if way.isfinite().all() else math.nan
+def _length(way: Tensor, p: Tensor | None) -> float:
+    """Length of a difference of weights in the metric of P."""
+    return float((p * way.square()).sum().sqrt()) if p is not None and way.isfinite().all() else math.nan
 
 
-def _rounding_only(f: Objective, g: Tensor) -> tuple[int, ...]:
+def _rounding_only(f: Objective) -> list[int]:
     """Weights whose gradient is nothing but rounding, here and nearby; says which."""
-    binding = f.binding
+    binding, g = f.binding, f.value_and_grad(f.w0)[1]
     gradients = [g, *(f.value_and_grad(f.nearby(f.w0, 0.1, seed))[1] for seed in (1, 2))]
     if not all(x.isfinite().all() for x in gradients):
-        return ()
+        return []
     limit = ROUNDING * torch.finfo(g.dtype).eps
     tiny = torch.stack([x.abs() <= limit * x.double().square().mean().sqrt() for x in gradients]).all(0)
     small = tiny & torch.stack(gradients).any(0)
@@ -529,9 +550,9 @@ def _rounding_only(f: Objective, g: Tensor) -> tuple[int, ...]:
             "optimizer makes full steps of it in random directions; they change nothing in the loss (key biases of an "
             "attention, for example) and are left out of distances; freeze them, or set eps above their gradients, "
             f"{float(g[found].abs().max()):.1g}",
-            stacklevel=3,
+            stacklevel=4,
         )
-    return tuple(found)
+    return found
 
 
 def _outputs(outputs: Outputs, w: Tensor) -> Tensor:
@@ -564,66 +585,65 @@ def _share(value: Any, name: str) -> float:
     return value
 
 
-def _intervals(eig_every: int | Mapping[str, int], chosen: list[str]) -> dict[str, int]:
-    every = dict(eig_every) if isinstance(eig_every, Mapping) else dict.fromkeys(chosen, eig_every)
-    if unknown := set(every) - set(KINDS):
-        raise ValueError(f"eig_every has {sorted(unknown)}; its keys must be among {', '.join(KINDS)}")
-    every = {name: every.get(name, 0) for name in chosen}
-    for name, value in every.items():
-        least = 1 if issubclass(KINDS[name], Flow) else 0
+def _integer(value: Any, name: str, least: int) -> int:
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}; it must be an integer") from None
+    if value < least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}")
+    return value
+
+
+def _coords(coords: Sequence[int], dim: int) -> tuple[int, ...]:
+    chosen = tuple(_integer(c, "an entry of coords", 0) for c in coords)
+    if outside := [c for c in chosen if c >= dim]:
+        raise ValueError(f"coords has {outside}; with {dim} weights they must be from 0 to {dim - 1}")
+    return chosen
+
+
+def _replays(length: int, start: Sequence[int] | None, steps: int) -> tuple[int, tuple[int, ...]]:
+    length = _integer(length, "replay_steps", 0)
+    if length > steps:
+        raise ValueError(f"replay_steps is {length}; the run has no more than {steps} steps")
+    if start is None:
+        return length, (steps - length,) if length else ()
+    chosen = tuple(sorted({_integer(i, "an entry of replay_from", 0) for i in start}))
+    if late := [i for i in chosen if i + length > steps]:
+        raise ValueError(f"replay_from has {late}; {length} steps from there are after the end, step {steps}")
+    return length, chosen
+
+
+def _processes(processes: Any, opt: Optimizer, branch_step: int, steps: int) -> tuple[str, ...]:
+    """Names of processes, with those that they need, in the order in which they act."""
+    names = [processes] if isinstance(processes, str) else list(processes)
+    if not names or any(name not in PROCESSES for name in names):
+        raise ValueError(f"processes is {processes!r}; choose some of {', '.join(PROCESSES)}")
+    if any(issubclass(PROCESSES[name], Stationary) for name in names):
+        if branch_step >= steps:
+            warnings.warn(
+                f"the stationary flows begin at step branch_step, {branch_step}, and there are {steps} steps: they are "
+                "empty",
+                stacklevel=4,
+            )
+        if branch_step and "central" not in names:
+            raise ValueError(
+                'the stationary flows leave the central flow at step branch_step; add "central" to processes'
+            )
+    names += [other for name in names for other in PROCESSES[name].needs(branch_step)]
+    return tuple(name for name in PROCESSES if name in names)
+
+
+def _intervals(eig_every: int | Mapping[str, int], names: Sequence[str], opt: Optimizer) -> dict[str, int]:
+    every = dict(eig_every) if isinstance(eig_every, Mapping) else dict.fromkeys(names, eig_every)
+    if unknown := set(every) - set(PROCESSES):
+        raise ValueError(f"eig_every has {sorted(unknown)}; its keys must be among {', '.join(PROCESSES)}")
+    chosen = {}
+    for name in names:
+        least = 1 if issubclass(PROCESSES[name], Flow) else 0
+        value = every.get(name, 0)
         if not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"eig_every is {value!r} for {name}; it must be an integer of at least {least}")
-    return {name: int(value) for name, value in every.items()}
-
-
-def _check(
-    f: Any, opt: Any, integers: dict[str, Any], processes: Any, coords: Any
-) -> tuple[dict[str, int], list[str], list[int]]:
-    """Complain about what can't be run; everything as plain integers, processes in the order in which they act."""
-    if not isinstance(f, Objective):
-        raise TypeError(
-            f"f is a {type(f).__name__}; wrap it as cflows.Objective(loss, w0) or Objective.from_module(...)"
-        )
-    if not isinstance(opt, (RMSProp, GradientDescent)):
-        raise TypeError(f"opt is a {type(opt).__name__}; use cflows.RMSProp, ScalarRMSProp or GradientDescent")
-
-    def integer(value: Any, name: str, least: int) -> int:
-        try:
-            value = operator.index(value)
-        except TypeError:
-            raise TypeError(f"{name} is {value!r}; it must be an integer") from None
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
-        return value
-
-    least = {"steps": 1, "warmup": 0, "eigs": 1, "substeps": 1, "branch": 0, "snapshot_every": 0, "window": 0}
-    integers = {name: integer(value, name, least[name]) for name, value in integers.items()}
-    names = [processes] if isinstance(processes, str) else list(processes)
-    unknown = [name for name in names if name not in KINDS]
-    if unknown or not names:
-        raise ValueError(f"processes is {processes!r}; choose some of {', '.join(KINDS)}")
-    coords = [integer(c, "an entry of coords", 0) for c in coords]
-    if outside := [c for c in coords if c >= f.dim]:
-        raise ValueError(f"coords has {outside}; with {f.dim} weights they must be from 0 to {f.dim - 1}")
-    # the rate complains if the optimizer has no flow
-    if any(issubclass(KINDS[name], Flow) for name in names) and opt.rate > MAX_STEPS:
-        raise ValueError(
-            f"beta2 is {getattr(opt, 'beta2', None)}: ν follows the gradient all but at once, which takes a flow "
-            f"{opt.rate:.0f} steps a unit of time; use beta2 above {1 / (1 + MAX_STEPS):.1g}"
-        )
-    if "ablated" in names and isinstance(opt, GradientDescent):
-        raise ValueError("gradient descent has no ablated flow: only its curvature penalty holds eigenvalues at 2")
-    if any(issubclass(KINDS[name], Stationary) for name in names):
-        if type(opt) is not RMSProp:
-            raise ValueError(f"opt is {type(opt).__name__}; the stationary flows are those of RMSProp")
-        if integers["branch"] >= integers["steps"]:
-            warnings.warn(
-                f"the stationary flows begin at step branch, {integers['branch']}, and there are {integers['steps']} "
-                "steps: they are empty",
-                stacklevel=3,
-            )
-        if integers["branch"] and "central" not in names:
-            raise ValueError('the stationary flows leave the central flow at step branch; add "central" to processes')
-    if "midpoint" in names:
-        names.append("discrete")
-    return integers, [name for name in KINDS if name in names], coords
+        PROCESSES[name].check(opt)
+        chosen[name] = int(value)
+    return chosen
