@@ -29,28 +29,28 @@ def pack(state: Any, caches: bool = True) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        The field ``b`` of a field ``a`` is named "a.b".
+        The field ``b`` of a field ``a`` is named "a.b". Arrays keep their layout in memory.
     """
     arrays: dict[str, Any] = {}
     numbers: dict[str, Any] = {}
 
     def visit(prefix: str, value: Any) -> None:
         if isinstance(value, (Tensor, np.ndarray)):
-            array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
             kind = "tensor" if isinstance(value, Tensor) else "array"
-            dims = tuple(f"{prefix}:{axis}" for axis in range(array.ndim))
-            arrays[prefix] = (dims, array, {"kind": kind})
+            array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+            order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+            dims = [f"{prefix}:{axis}" for axis in order]
+            arrays[prefix] = (dims, array.transpose(order), {"kind": kind, "order": json.dumps(order)})
         elif names := _fields(type(value)):
             numbers[prefix] = True
             for name, cached in names.items():
-                item = getattr(value, name)
-                if item is not None and (caches or not cached):
-                    visit(f"{prefix}.{name}" if prefix else name, item)
+                if caches or not cached:
+                    visit(f"{prefix}.{name}" if prefix else name, getattr(value, name))
         else:
             numbers[prefix] = value
 
     visit("", state)
-    return xr.Dataset(arrays, attrs={"numbers": json.dumps(numbers), "format": FORMAT})
+    return xr.Dataset(arrays, attrs={"numbers": json.dumps(numbers, default=float), "format": FORMAT})
 
 
 def unpack(cls: type, packed: xr.Dataset, device: torch.device) -> Any:
@@ -70,12 +70,13 @@ def unpack(cls: type, packed: xr.Dataset, device: torch.device) -> Any:
         for name in _fields(kind):
             path = f"{prefix}.{name}" if prefix else name
             if path in packed:
-                array = packed[path].values
-                tensor = packed[path].attrs["kind"] == "tensor"
-                values[name] = torch.tensor(array, device=device) if tensor else np.array(array)
+                array, attrs = np.array(packed[path].values), packed[path].attrs
+                array = array.transpose(np.argsort(json.loads(attrs["order"])))  # rounding depends on the layout
+                values[name] = torch.from_numpy(array).to(device) if attrs["kind"] == "tensor" else array
             elif path in numbers:
                 nested = [t for t in (hints[name], *get_args(hints[name])) if isinstance(t, type) and _fields(t)]
-                values[name] = build(path, nested[0]) if nested else numbers[path]
+                there = numbers[path] is not None
+                values[name] = build(path, nested[0]) if nested and there else numbers[path]
         return kind(**values)
 
     try:

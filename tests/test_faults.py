@@ -159,7 +159,7 @@ def test_weights_without_a_gradient_stay_out_of_it():
             f = Objective.from_module(module, nn.CrossEntropyLoss(), x[:, :inputs].to(dtype), y)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it starts beyond the edge
-                ends.append(quiet(f, RMSProp(2e-3, 0.99, eps=1e-8), 25, ("discrete", "central"), eigs=1, warmup=60))
+                ends.append(quiet(f, RMSProp(2e-3, 0.99, eps=1e-8), 25, ("discrete", "central"), eigs=1, burn_in=60))
         for name in ("discrete", "central"):
             assert ends[0][name]["predicted_loss"].notnull().all()
             np.testing.assert_allclose(ends[0][name]["predicted_loss"], ends[1][name]["predicted_loss"], rtol=1e-3)

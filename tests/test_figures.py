@@ -67,7 +67,7 @@ def test_a_training_film_draws_the_curves_over_steps_and_nothing_else(monkeypatc
 
 def test_an_optimizer_beside_its_flows():
     tree = cflows.simulate(
-        mlp_objective(width=8, examples=20), cflows.RMSProp(0.01, 0.95), 40, warmup=60, progress=False
+        mlp_objective(width=8, examples=20), cflows.RMSProp(0.01, 0.95), 40, burn_in=60, progress=False
     )
     fig = figures.beside(tree, "some optimizer")
     top, _, bottom = fig.axes

@@ -18,7 +18,7 @@ def run():
     steps, coords = 60, [0, 10, 20]
     f, opt = mlp_objective(width=8, examples=20), cflows.RMSProp(0.01, 0.95)
     processes = ("discrete", "midpoint", "central")
-    return cflows.simulate(f, opt, steps, processes, warmup=60, coords=coords, eig_every=5, progress=False)
+    return cflows.simulate(f, opt, steps, processes, burn_in=60, coords=coords, eig_every=5, progress=False)
 
 
 def data_of(html):
