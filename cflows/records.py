@@ -97,11 +97,11 @@ def dataset(
     for v in variables:
         if v.dim and not sizes[v.dim]:
             continue
-        shape = (len(rows), sizes[v.dim]) if v.dim else (len(rows),)
-        values = np.full(shape, np.nan)
+        width = sizes.get(v.dim, 0)
+        values = np.full((len(rows), width) if v.dim else len(rows), np.nan)
         for i, row in enumerate(rows):
             if v.name in row:
-                values[i] = [*row[v.name], *[v.padding] * (shape[1] - len(row[v.name]))] if v.dim else row[v.name]
+                values[i] = [*row[v.name], *[v.padding] * (width - len(row[v.name]))] if v.dim else row[v.name]
         data[v.name] = (("step", v.dim) if v.dim else "step", values, {"long_name": v.meaning})
     return xr.Dataset(data, coords={"step": first + np.arange(len(rows))})
 

@@ -124,6 +124,7 @@ class Central(Flow):
         if state.ended:
             return replace(seen, row=seen.row | nothing)
         subspace = state.subspace
+        assert subspace is not None
         top = max(subspace.modes.values.tolist(), default=0.0)
         soon = math.ceil(1 / max(subspace.arrival, 1 / MAX_REFINEMENT)) if state.near else 1
         count = max(self.settings.substeps, math.ceil(top / MAX_EXPONENTIAL_STEP), math.ceil(self.opt.rate))

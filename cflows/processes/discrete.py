@@ -54,6 +54,7 @@ class Discrete(Process):
     def observe(self, state: DiscreteState, i: int, others: Mapping[str, Observation]) -> DiscreteObservation:
         seen = self.evaluate(state, i, self.due(i))
         assert seen.g is not None
+        assert seen.p is not None
         m, direction = self.opt.momentum(state.m, seen.g, state.t)
         following = seen.state.w - direction / seen.p
         return DiscreteObservation(**vars(replace(seen, state=replace(seen.state, m=m))), following=following)

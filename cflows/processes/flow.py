@@ -112,6 +112,7 @@ class Flow(Process):
     def flow_step(self, seen: Observation, dt: float, critical=None, modes=None) -> flows.Step:
         """A step of length dt from an observed state."""
         s: Any = seen.state
+        assert seen.g is not None
         step = flows.step(self.f, self.opt, s.w, s.nu, s.t, dt, seen.g, critical, modes)
         if MAX_DISCARDED < step.second_order < math.inf and dt * MAX_SUBSTEPS <= 1:
             raise flows.EndedError(
@@ -137,6 +138,7 @@ class Flow(Process):
     ) -> tuple[Float[Tensor, "k k n"], Reach]:
         """∇(uᵢᵀHuⱼ) by differences of gradients, and how far they reached."""
         s: Any = seen.state
+        assert seen.g is not None
         T, off, reach = third_derivatives(self.f, s.w, seen.g, U, HU, p, s.reach)
         if off > MAX_SMOOTHNESS_ERROR:
             raise DivergenceError(

@@ -123,7 +123,7 @@ class Stationary(Flow):
         if source:
             lr = self.opt.learning_rate(source.state.t)
             state = replace(state, w=source.state.w, t=source.state.t, V=2 / lr * source.factor)  # type: ignore[attr-defined]
-        row = {}
+        row: dict = {}
         if state.last is None or state.t >= state.last.t + state.interval - 1e-9:
             state, row = self.solved(state)
         seen = self.evaluate(state, i, self.due(i - branch))
