@@ -112,9 +112,8 @@ def chosen(records: Sequence[Record | str]) -> list[Record]:
 
 def read(tree: xr.DataTree) -> tuple[Options, Fingerprint]:
     """Options and fingerprint of a run."""
-    lists: dict[str, Any] = {
-        name: tuple(x) if isinstance(x, list) else x for name, x in json.loads(tree.attrs["options"]).items()
-    }
+    there = json.loads(tree.attrs["options"])
+    lists: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in there.items()}
     return Options(**lists), Fingerprint(**json.loads(tree.attrs["fingerprint"]))
 
 
