@@ -39,19 +39,19 @@ def look_and_step(width, examples, size, k, batch_size=None):
     _, g, hvp = f.linearize(w)
     p, nu = torch.ones_like(w), opt.init(g)
     pairs = eigen.top_eigenpairs(hvp, p, k + 1, tol=1e-2)
-    looks, steps = [], []
+    refreshes, steps = [], []
     for _ in range(4):
         begin = time.perf_counter()
         _, g, hvp = f.linearize(w + 1e-4 * g)
         again = eigen.top_eigenpairs(hvp, p, k + 1, pairs.start, tol=1e-2)
         _, T = f.differences(w, g, again.U[:, :k], 0.01)
-        looks.append(time.perf_counter() - begin)
+        refreshes.append(time.perf_counter() - begin)
         critical = flows.Critical(flows.float64(0 * torch.eye(k)), again.U[:, :k], T)
         begin = time.perf_counter()
         flows.step(f, opt, w, nu, 1.0, 1.0, g, critical, flows.Modes(again.values, again.U, again.U))
         steps.append(time.perf_counter() - begin)
     each = gradient(f, w, 10)
-    costs = {name: sum(times[1:]) / 3 / each for name, times in {"look": looks, "step": steps}.items()}
+    costs = {name: sum(times[1:]) / 3 / each for name, times in {"refresh": refreshes, "step": steps}.items()}
     return {"weights": f.dim, "examples": examples, "k": k, "products": again.products, "gradient": each} | costs
 
 

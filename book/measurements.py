@@ -67,7 +67,7 @@ def flow(entries: Sequence[dict]) -> list[str]:
             cost, ratio = f"{x['gradients']:.3g}", f"{x['gradients'] / e['cflows']['gradients']:.3g}"
             quality = [f"{x['products']:.3g}", *(small(x[what], 1) for what in ("residual", "distance", "nu"))]
             rows.append([str(e["k"]), label, cost, ratio, *quality])
-    intervals = [1 / e["cflows"]["looks"] for e in entries]
+    intervals = [1 / e["cflows"]["refreshes"] for e in entries]
     return [
         "## A unit of time of the central flow",
         "",
@@ -103,14 +103,14 @@ def growth(entries: Sequence[dict]) -> list[str]:
     several = rows["examples"][0]
 
     def cost(e: dict) -> list[str]:
-        return [f"{e['look']:.3g}", f"{e['step']:.3g}", seconds(e["look"] * e["gradient"])]
+        return [f"{e['look']:.3g}", f"{e['step']:.3g}", seconds(e["refresh"] * e["gradient"])]
 
     def exponents(key: str, found: Sequence[dict]) -> str:
-        looks, steps, time = (
+        refreshes, steps, time = (
             slope([(e[key], value(e)) for e in found])
-            for value in (lambda e: e["look"], lambda e: e["step"], lambda e: e["look"] * e["gradient"])
+            for value in (lambda e: e["refresh"], lambda e: e["step"], lambda e: e["refresh"] * e["gradient"])
         )
-        return f"Fitted powers: {looks:.2f} for a look and {steps:.2f} for a step in gradients, {time:.2f} in time."
+        return f"Fitted powers: {refreshes:.2f} for a refresh and {steps:.2f} for a step in gradients, {time:.2f} in time."
 
     head = ["a look", "a step", "time of a look"]
     return [
