@@ -2,7 +2,7 @@
 
     make bench
 
-Measured are its parts, a look at the eigenvalues and a step: how often a look is due depends on how fast eigenvectors
+Measured are its parts, a refresh and a step: how often a refresh is due depends on how fast eigenvectors
 turn, which is a matter of the loss. In single precision; costs in gradients of the same loss.
 """
 
@@ -32,8 +32,8 @@ def gradient(f, w, times) -> float:
     return (time.perf_counter() - begin) / times
 
 
-def look_and_step(width, examples, size, k, batch_size=None):
-    """A look at k critical eigenvalues and the next, a small way from where they were known, and a step with them."""
+def refresh_and_step(width, examples, size, k, batch_size=None):
+    """A refresh of k critical eigenvalues and the next, a small way from where they were known, and a step with them."""
     f = network(width, examples, size, batch_size)
     w, opt = f.w0, GradientDescent(1.0)
     _, g, hvp = f.linearize(w)
@@ -57,16 +57,16 @@ def look_and_step(width, examples, size, k, batch_size=None):
 
 @pytest.mark.parametrize("width", [6, 12, 25, 62])
 def test_weights(benchmark, width):
-    benchmark.extra_info |= benchmark.pedantic(apart, (look_and_step, width, 100, 8, 1), rounds=1)
+    benchmark.extra_info |= benchmark.pedantic(apart, (refresh_and_step, width, 100, 8, 1), rounds=1)
 
 
 @pytest.mark.parametrize("examples", [100, 1000, 10_000])
 def test_examples(benchmark, examples):
     benchmark.extra_info |= {"batch_size": 100} | benchmark.pedantic(
-        apart, (look_and_step, 6, examples, 8, 1, 100), rounds=1
+        apart, (refresh_and_step, 6, examples, 8, 1, 100), rounds=1
     )
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 7, 10])
 def test_critical(benchmark, k):
-    benchmark.extra_info |= benchmark.pedantic(look_and_step, (8, 200, 16, k), rounds=1)
+    benchmark.extra_info |= benchmark.pedantic(refresh_and_step, (8, 200, 16, k), rounds=1)

@@ -78,14 +78,14 @@ def flow(entries: Sequence[dict]) -> list[str]:
         "reads: four Euler steps a unit of time, eigenpairs by LOBPCG to what single precision allows, all third "
         "derivatives in each step by nested forward mode, complementarity by CVXPY. Costs of a unit of time are in "
         "gradients of the same loss on the same machine; *products* are those with the Hessian; *residual* is the "
-        "largest of an eigenpair when it was looked at, in units of the eigenvalue. *Distance* is that of the weights "
+        "largest of an eigenpair when it was computed, in units of the eigenvalue. *Distance* is that of the weights "
         "at the end from a reference with 16 steps a unit of time, "
         "everything fresh, as a share of the way that they go; and the same of ν. *Ratio*: costs over those of "
         "`cflows`.",
         "",
         *table(head, rows),
         "Where the difference comes from: one step of second order a unit of time; eigenvectors and third derivatives "
-        f"are looked at anew only every {min(intervals):.0f} to {max(intervals):.0f} units of time, as the accuracy "
+        f"are refreshed only every {min(intervals):.0f} to {max(intervals):.0f} units of time, as the accuracy "
         "asks, and supposed to go on changing as they did; third derivatives are differences of gradients; eigenpairs "
         "are only as good as "
         "the flow needs them.",
@@ -103,20 +103,20 @@ def growth(entries: Sequence[dict]) -> list[str]:
     several = rows["examples"][0]
 
     def cost(e: dict) -> list[str]:
-        return [f"{e['look']:.3g}", f"{e['step']:.3g}", seconds(e["refresh"] * e["gradient"])]
+        return [f"{e['refresh']:.3g}", f"{e['step']:.3g}", seconds(e["refresh"] * e["gradient"])]
 
     def exponents(key: str, found: Sequence[dict]) -> str:
         refreshes, steps, time = (
             slope([(e[key], value(e)) for e in found])
             for value in (lambda e: e["refresh"], lambda e: e["step"], lambda e: e["refresh"] * e["gradient"])
         )
-        return f"Fitted powers: {refreshes:.2f} for a refresh and {steps:.2f} for a step in gradients, {time:.2f} in time."
+        return f"Fitted powers: {refreshes:.2f} (refresh) and {steps:.2f} (step) in gradients, {time:.2f} in time."
 
-    head = ["a look", "a step", "time of a look"]
+    head = ["a refresh", "a step", "time of a refresh"]
     return [
         "## How the cost grows",
         "",
-        "A look at the eigenvalues (eigenpairs from those of a point nearby, third derivatives), due every few units "
+        "A refresh (eigenpairs from those of a point nearby, third derivatives), due every few units "
         "of time, and a step, of which there is one in each, besides a gradient: in gradients of the same loss. "
         "Random images of 8 × 8, ResNets of growing width with 100 of them, one critical eigenvalue, P = I:",
         "",
