@@ -5,7 +5,7 @@
 On the laptop preset's ResNet, in single precision, where 1, 2 and at least 4 eigenvalues are locked at 2. Costs are
 in gradients of the same loss, timed in turn with what is measured. Distances are Euclidean, as a share of the way
 that the weights go. The reference takes 16 steps a unit of time, finds eigenvectors (to 1e-4) and third
-derivatives anew at each, and adds up its steps in double precision: in single precision their rounding is of the size of
+derivatives anew at each, and adds up its steps in double precision: in single precision their rounding is as large as
 what is measured.
 """
 

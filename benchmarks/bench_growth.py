@@ -33,7 +33,7 @@ def gradient(f, w, times) -> float:
 
 
 def refresh_and_step(width, examples, size, k, batch_size=None):
-    """A refresh of k critical eigenvalues and the next, a small way from where they were known, and a step with them."""
+    """A refresh of k critical eigenvalues and the next, a small way from the last, and a step with them."""
     f = network(width, examples, size, batch_size)
     w, opt = f.w0, GradientDescent(1.0)
     _, g, hvp = f.linearize(w)
