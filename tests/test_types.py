@@ -12,14 +12,14 @@ import torch
 import cflows
 
 f = cflows.Objective(lambda w: (w**4).sum(), torch.ones(2))
-opt = cflows.RMSProp(lr=0.1)
+opt = cflows.RMSProp(lr=0.1, beta2=0.9)
 """
 WRONG = {
-    'cflows.simulate("x", 3, stepz=4)': {"arg-type", "call-arg"},
+    'cflows.simulate("x", 3, stepz=4)': {"call-arg"},
+    'cflows.simulate("x", opt, 4)': {"arg-type"},
     "cflows.simulate(f, opt, stepz=4)": {"call-arg"},
-    "cflows.RMSProp(lr=[])": {"arg-type"},
+    "cflows.RMSProp(lr=[], beta2=0.9)": {"arg-type"},
     "cflows.Objectives": {"attr-defined"},
-    'cflows.simulate(f, opt, 3).isel(step=0)["central"].losses': {"attr-defined"},
 }
 RIGHT = ["tree = cflows.simulate(f, opt, 3)", "p: torch.Tensor = opt.preconditioner(f.w0, 1.0)", "cflows.flows.excess"]
 
