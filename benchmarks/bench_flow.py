@@ -107,15 +107,15 @@ def compare(labels, k):
         "off": max(abs(x - 2) for values in locked for x in values) / 2,
     }
     literal = Literal(f, f, opt, w, nu, t, k)
-    counts, residuals = [], []
+    counts, remaining = [], []
 
-    def unit():
+    def published():
         literal.unit()
         counts.append(literal.products)
-        residuals.append(literal.residual)
+        remaining.append(literal.residual)
 
-    found["published"] = timed(f, w, unit)
-    found["published"] |= {"products": float(np.mean(counts[1:])), "residual": max(residuals[1:])}
+    found["published"] = timed(f, w, published)
+    found["published"] |= {"products": float(np.mean(counts[1:])), "residual": max(remaining[1:])}
 
     reference = Reference(Settings(Wide(f), opt, 1, 1e-4, NONE, substeps=16, accuracy=1e-12), 1)
     reference.eig_tol = 1e-4

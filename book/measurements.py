@@ -49,7 +49,7 @@ def dense(entries: Sequence[dict]) -> list[list[str]]:
     ours = {(e["n"], e["lr"]): e["time"] for e in entries if method(e["test"]) == "cflows"}
     rows = []
     for e in sorted(entries, key=lambda e: (e["n"], program(e["lr"]), e["time"])):
-        error = e.get("gap", e.get("objective"))
+        error = e["gap"] if "gap" in e else e["objective"]
         quality = "none" if error != error else f"{'gap' if 'gap' in e else 'off by'} {small(error)}"
         ended = f", {e['status']}" if e.get("status", "optimal") != "optimal" else ""
         ratio = e["time"] / ours[e["n"], e["lr"]]
