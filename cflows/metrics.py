@@ -1,9 +1,9 @@
 """Numbers that say how well a flow describes an optimizer.
 
 Each is a function of a run, or of one process of it, as `simulate` returns them. A part of a run is a run:
-``run.isel(step=slice(600, None))``. Time-averages are those of `smooth`, of both sides of a comparison and over the same steps.
-A number is NaN where it is undefined, for example because the edge is not reached. Steps at which the flow itself is in
-doubt (its variable ``trusted``) count like all others.
+``run.isel(step=slice(600, None))``. Time-averages are those of `smooth`, on both sides of a comparison and over the
+same steps. A number is NaN where it is undefined, for example because the edge is not reached. Steps at which the flow
+itself is in doubt (its variable ``trusted``) count like all others.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ def edge(process: xr.DataTree, threshold: float = 2.0) -> int:
     Returns
     -------
     int
-        The first step at which the flow's oscillation has a variance, for then an eigenvalue is at the threshold. For a
-        process that has no variances (the optimizer, the stable flow): the first at which an eigenvalue was seen at or above
-        it. The number of steps, if there is none, so that nothing comes after.
+        The first step at which the flow's oscillation has a variance: then an eigenvalue is at the threshold. For a
+        process without variances (an optimizer, the stable flow) the first step at which the largest eigenvalue was
+        computed and is not below the threshold. If there is none, the number of steps, so that nothing comes after.
     """
-    at = process["variances"].values[:, 0] > 0
+    variances, eigenvalues = _arrays(process, "variances", "eigenvalues")
+    at = variances[:, 0] > 0
     if not at.any():
-        at = process["eigenvalues"].values[:, 0] >= threshold
+        at = eigenvalues[:, 0] >= threshold
     return int(np.argmax(at)) if at.any() else at.size
 
 
@@ -53,7 +54,7 @@ def stopped(process: xr.DataTree) -> int:
     -------
     int
     """
-    return int(np.flatnonzero(np.isfinite(process["loss"].values))[-1])
+    return int(np.flatnonzero(np.isfinite(_arrays(process, "loss")[0]))[-1])
 
 
 def error(
@@ -87,11 +88,12 @@ def error(
     float
         Statistic of |smooth(predicted) / smooth(actual) - 1|.
     """
+    node = run.children[flow]
     if not predicted:
-        predicted = f"predicted_{variable}" if f"predicted_{variable}" in run[flow] else variable
-    prediction, actual = run[flow][predicted].values, run["discrete"][variable].values
+        predicted = f"predicted_{variable}" if f"predicted_{variable}" in node else variable
+    (prediction,), (actual,) = _arrays(node, predicted), _arrays(run.children["discrete"], variable)
     off = abs(smooth(prediction) / smooth(np.where(np.isnan(prediction), np.nan, actual)) - 1)
-    return _of(statistic, off[edge(run[flow]) : len(off) - margin])
+    return _of(statistic, off[edge(node) : len(off) - margin])
 
 
 def variance_error(flow: xr.DataTree, j: int = 0) -> float:
@@ -109,8 +111,8 @@ def variance_error(flow: xr.DataTree, j: int = 0) -> float:
     float
         Of time-averages of the variance and of the optimizer's squared displacement, over the steps with a variance.
     """
-    variance, square = flow["variances"].values[:, j], flow["displacements"].values[:, j] ** 2
-    variance, square = (smooth(np.where(variance > 0, x, np.nan)) for x in (variance, square))
+    variance, displacement = (x[:, j] for x in _arrays(flow, "variances", "displacements"))
+    variance, square = (smooth(np.where(variance > 0, x, np.nan)) for x in (variance, displacement**2))
     return _of(np.median, abs(variance / square - 1))
 
 
@@ -127,11 +129,12 @@ def output_error(run: xr.DataTree) -> float:
     float
         Against deviations of the optimizer's outputs from those at its midpoints, (2f_t - f_{t-1} - f_{t+1}) / 4.
     """
-    f, deviation = run["discrete"]["outputs"].values, run["central"]["output_deviations"].values
+    central = run.children["central"]
+    (f,), (deviation,) = _arrays(run.children["discrete"], "outputs"), _arrays(central, "output_deviations")
     swing = np.full_like(f, np.nan)
     swing[1:-1] = (2 * f[1:-1] - f[:-2] - f[2:]) / 4
     actual, predicted = (np.sqrt(smooth(x**2)) for x in (swing, np.where(np.isnan(swing), np.nan, deviation)))
-    return _of(np.median, abs(predicted / actual - 1)[edge(run["central"]) :])
+    return _of(np.median, abs(predicted / actual - 1)[edge(central) :])
 
 
 def snapshot_error(run: xr.DataTree, variable: str = "nu") -> float:
@@ -150,7 +153,8 @@ def snapshot_error(run: xr.DataTree, variable: str = "nu") -> float:
     """
     actual, predicted = (run[f"snapshots/{name}"].to_dataset() for name in ("discrete", "central"))
     off = abs(predicted[variable] / actual[variable] - 1)
-    return _of(np.median, off.values[off["step"].values > run["central"]["step"].values[0] + edge(run["central"])])
+    (steps,), at = _arrays(run.children["central"], "step"), edge(run.children["central"])
+    return _of(np.median, off.values[off["step"].values > steps[0] + at])
 
 
 def stable_error(run: xr.DataTree) -> float:
@@ -165,8 +169,8 @@ def stable_error(run: xr.DataTree) -> float:
     -------
     float
     """
-    off = abs(run["stable"]["loss"].values / run["discrete"]["loss"].values - 1)
-    return _of(np.max, off[: edge(run["central"])])
+    stable, actual = (_arrays(run.children[name], "loss")[0] for name in ("stable", "discrete"))
+    return _of(np.max, abs(stable / actual - 1)[: edge(run.children["central"])])
 
 
 def distance_ratio(run: xr.DataTree) -> float:
@@ -181,7 +185,7 @@ def distance_ratio(run: xr.DataTree) -> float:
     -------
     float
     """
-    at = run["distance"].to_dataset().isel(step=stopped(run["stable"]))
+    at = run["distance"].to_dataset().isel(step=stopped(run.children["stable"]))
     return float(at["central-discrete"] / at["stable-discrete"])
 
 
@@ -200,9 +204,9 @@ def locking_error(flow: xr.DataTree, threshold: float = 2.0) -> float:
     float
         Largest relative deviation over the steps at which they were computed, and that of the step before.
     """
-    at = flow["variances"].values > 0
-    off = abs(flow["eigenvalues"].values / threshold - 1)[1:]
-    return _of(np.max, off[at[1:] & at[:-1]])
+    variances, eigenvalues = _arrays(flow, "variances", "eigenvalues")
+    at, off = variances > 0, abs(eigenvalues / threshold - 1)
+    return _of(np.max, off[1:][at[1:] & at[:-1]])
 
 
 def hovering_error(process: xr.DataTree, threshold: float = 2.0) -> float:
@@ -219,7 +223,8 @@ def hovering_error(process: xr.DataTree, threshold: float = 2.0) -> float:
     -------
     float
     """
-    return _of(np.mean, abs(process["eigenvalues"].values[edge(process, threshold) :, 0] / threshold - 1))
+    (eigenvalues,) = _arrays(process, "eigenvalues")
+    return _of(np.mean, abs(eigenvalues[edge(process, threshold) :, 0] / threshold - 1))
 
 
 def step_size_error(process: xr.DataTree, settling: int = 20) -> float:
@@ -237,7 +242,8 @@ def step_size_error(process: xr.DataTree, settling: int = 20) -> float:
     float
         With P = pI the eigenvalue λ of P⁻¹H is S/p, and the error |2/λ - 1|.
     """
-    return _of(np.median, abs(2 / process["eigenvalues"].values[edge(process) + settling + 1 :, 0] - 1))
+    (eigenvalues,) = _arrays(process, "eigenvalues")
+    return _of(np.median, abs(2 / eigenvalues[edge(process) + settling + 1 :, 0] - 1))
 
 
 def decreasing(process: xr.DataTree) -> float:
@@ -252,7 +258,7 @@ def decreasing(process: xr.DataTree) -> float:
     -------
     float
     """
-    return _of(np.mean, np.diff(smooth(process["loss"].values)) < 0)
+    return _of(np.mean, np.diff(smooth(_arrays(process, "loss")[0])) < 0)
 
 
 def fluctuation(process: xr.DataTree) -> float:
@@ -268,8 +274,8 @@ def fluctuation(process: xr.DataTree) -> float:
     float
         Ratio of their standard deviations, relative to their time-averages; median over the recorded weights.
     """
-    square, nu = (process[name].values for name in ("grad_sq", "nu"))
-    square, nu = (np.nanstd(x / smooth(x), axis=0) if len(x) else np.array([]) for x in (square, nu))
+    series = _arrays(process, "grad_sq", "nu")
+    square, nu = (np.nanstd(x / smooth(x), axis=0) if len(x) else np.array([]) for x in series)
     return _of(np.median, square / nu)
 
 
@@ -286,7 +292,7 @@ def oscillation_share(flow: xr.DataTree) -> float:
     float
         Of 1 - ‖∇L‖² / (‖∇L‖² + Σᵢ 4pᵢ²Σᵢᵢ), of time-averages.
     """
-    floor, total = (smooth(flow[name].values) for name in ("grad_norm_sq", "predicted_grad_norm_sq"))
+    floor, total = (smooth(x) for x in _arrays(flow, "grad_norm_sq", "predicted_grad_norm_sq"))
     return _of(np.mean, (1 - floor / total)[edge(flow) :])
 
 
@@ -303,7 +309,7 @@ def curvature_share(flow: xr.DataTree) -> Float[np.ndarray, "steps"]:
     array (steps,)
         ⟨X, B₁[X]⟩ / ⟨X, B[X]⟩; NaN while nothing oscillates.
     """
-    curvature, growth = (flow[name].values for name in ("curvature_reduction", "nu_growth"))
+    curvature, growth = _arrays(flow, "curvature_reduction", "nu_growth")
     return curvature / (curvature + growth)
 
 
@@ -335,7 +341,7 @@ def balance_error(flow: xr.DataTree) -> float:
     -------
     float
     """
-    rise, curvature, growth = (flow[name].values for name in ("rise", "curvature_reduction", "nu_growth"))
+    rise, curvature, growth = _arrays(flow, "rise", "curvature_reduction", "nu_growth")
     return abs(_of(np.median, (curvature + growth) / rise) - 1)
 
 
@@ -353,8 +359,15 @@ def ablation(run: xr.DataTree) -> dict[str, float]:
         Ratios of "loss", "sharpness" (at the last snapshot) and "mean step size", the harmonic mean n / tr P.
     """
     flows = [run[name].to_dataset() for name in ("ablated", "central")]
-    without, with_it = ([float(d["loss"][-1]), float(d["sharpness"].dropna("step")[-1]), 1 / float(d["p_sum"][-1])] for d in flows)
+    without, with_it = (
+        [float(d["loss"][-1]), float(d["sharpness"].dropna("step")[-1]), 1 / float(d["p_sum"][-1])] for d in flows
+    )
     return dict(zip(("loss", "sharpness", "mean step size"), np.divide(without, with_it).tolist(), strict=True))
+
+
+def _arrays(process: xr.DataTree, *names: str) -> list[np.ndarray]:
+    data = process.to_dataset()
+    return [data[name].values for name in names]
 
 
 def _of(statistic: Callable[[np.ndarray], float], values: np.ndarray) -> float:

@@ -17,11 +17,13 @@ from sphinx.pycode import ModuleAnalyzer
 import cflows
 
 ROOT = Path(__file__).parents[1]
-MODULES = [m.name for m in pkgutil.iter_modules(cflows.__path__) if not m.name.startswith("_")]
+MODULES = [
+    m.name.removeprefix("cflows.") for m in pkgutil.walk_packages(cflows.__path__, "cflows.") if "._" not in m.name
+]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.md"))
 PAGES = [*NOTEBOOKS, *sorted((ROOT / "book").rglob("*.md"))]
 PAGES = [page for page in PAGES if not {"executed", "_build"} & set(page.parts)]
-SOURCES = [*PAGES, *sorted((ROOT / "cflows").glob("*.py"))]
+SOURCES = [*PAGES, *sorted((ROOT / "cflows").rglob("*.py"))]
 
 # Equations that no code has: an expansion, and what follows from others.
 NOT_IN_CODE = {"eq-cubic", "eq-scalar-nu"}
@@ -126,12 +128,12 @@ def test_what_is_not_documented_would_be_found(monkeypatch):
 
 def test_every_public_module_has_its_place():
     text = "\n".join(page.read_text() for page in (ROOT / "book/api").glob("*.md"))
-    assert sorted(re.findall(r"^\.\. automodule:: cflows\.(\w+)$", text, re.MULTILINE)) == sorted(MODULES)
+    assert sorted(re.findall(r"^\.\. automodule:: cflows\.([\w.]+)$", text, re.MULTILINE)) == sorted(MODULES)
     toc = (ROOT / "_toc.yml").read_text()
     for page in (ROOT / "book/api").glob("*.md"):
         assert f"file: book/api/{page.stem}\n" in toc
     index = (ROOT / "book/api/index.md").read_text()
-    assert set(re.findall(r"{mod}`cflows\.(\w+)`", index)) == set(MODULES)
+    assert set(re.findall(r"{mod}`cflows\.([\w.]+)`", index)) == set(MODULES)
     named = {n for n in cflows.__all__ if n not in MODULES}
     assert named <= set(re.findall(r"`(?:cflows\.)?(\w+) <cflows", index))
 
@@ -189,7 +191,7 @@ def test_every_source_is_cited_and_every_citation_has_one():
             cited |= set(re.split(r",\s*", keys))
     assert cited == entries
     named = re.compile(r"\b[A-Z][a-zü]+(?: et al\.| and [A-Z][a-zü]+)?,? \(?(?:19|20)\d\d\b")  # and not by a key
-    for source in sorted((ROOT / "cflows").glob("*.py")):
+    for source in sorted((ROOT / "cflows").rglob("*.py")):
         assert not named.search(source.read_text()), source
 
 

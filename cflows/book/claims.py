@@ -34,8 +34,8 @@ class Claim:
     figure : str
         Label of the figure that shows it.
     why : str
-        Why it falls short. To be stated where, and only where, that is known: a strict build of the book fails on a claim that
-        falls short without a reason, and on one that holds in spite of one.
+        Why it falls short. To be stated where, and only where, that is known: a strict build of the book fails on a
+        claim that falls short without a reason, and on one that holds in spite of one.
 
     Raises
     ------
@@ -58,7 +58,11 @@ class Claim:
             raise ValueError(f"comparison is {self.comparison!r}; it must be one of {', '.join(COMPARISONS)}")
         if not math.isfinite(self.threshold):
             raise ValueError(f"threshold is {self.threshold}; it must be a finite number")
-        for name, value in (("value", float(self.value)), ("threshold", float(self.threshold)), ("why", self.why or "")):
+        for name, value in (
+            ("value", float(self.value)),
+            ("threshold", float(self.threshold)),
+            ("why", self.why or ""),
+        ):
             object.__setattr__(self, name, value)
 
     @property

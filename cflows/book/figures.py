@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
+from typing import cast
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -133,8 +134,8 @@ def compare(
     run : xarray.DataTree
         As of `simulate`.
     variables : mapping from title to str or callable
-        Name of a variable (of several numbers a step the first is drawn), or a function of a process's data that returns
-        an array (steps,).
+        Name of a variable, the first if it has several numbers a step (the largest eigenvalue), or a function of a
+        process's data that returns an array (steps,).
     processes : sequence of str
         Which to draw; by default all.
     optimizer : str
@@ -157,7 +158,7 @@ def compare(
             ax.plot(data["step"], values if values.ndim == 1 else values[:, 0], **style)
             ax.set(title=title, xlabel="step")
     axes[0].legend(loc="best", fontsize=8)
-    return axes[0].figure
+    return cast(Figure, axes[0].figure)
 
 
 def beside(run: xr.DataTree, optimizer: str) -> Figure:

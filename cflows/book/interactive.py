@@ -1,7 +1,7 @@
 """Interactive figures that need no kernel: what they show, and the page's side of it (interactive.js, interactive.css).
 
-Plotly is part of the notebook, and the figure is there at once. If Plotly is a file to link to (`publish`), the figure is a
-poster with a button that loads it.
+Plotly is part of the notebook, and the figure is there at once. If Plotly is a file to link to (`publish`), the figure
+is a poster with a button that loads it.
 """
 
 from __future__ import annotations

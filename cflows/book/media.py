@@ -1,7 +1,7 @@
 """Where large parts of a page go: into the notebook, or into files that it links to.
 
-The environment variable ``CFLOWS_MEDIA`` names a folder for such files, and ``CFLOWS_MEDIA_URL`` what the links to them begin
-with (by default the folder itself). ``book/build.py`` sets both. Without them a notebook contains everything.
+The environment variable ``CFLOWS_MEDIA`` names a folder for such files, and ``CFLOWS_MEDIA_URL`` what the links to them
+begin with (by default the folder itself). ``book/build.py`` sets both. Without them a notebook contains everything.
 """
 
 from __future__ import annotations
