@@ -41,4 +41,4 @@ format: .venv/installed
 	touch $@
 
 clean:
-	rm -rf book/_build book/executed book/_static/plotly.min.js book/_static/media .cache
+	rm -rf book/_build book/executed book/_static/media .cache

@@ -242,7 +242,7 @@ def test_a_flow_that_loses_an_eigenvalue_says_so():
 
 
 def test_figures_do_not_show_as_a_prediction_what_is_not_to_be_trusted():
-    from cflows import figures
+    from cflows.book import figures
 
     f = Objective(lambda w: w[1] * w[0] ** 2 / 2 + (w[1] - 20).square(), torch.tensor([1e-3, 2.0], dtype=torch.float64))
     tree = quiet(f, GradientDescent(0.02), 30)

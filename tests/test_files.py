@@ -10,8 +10,9 @@ import torch
 import xarray as xr
 from test_experiments import SMALL
 
-from cflows import GradientDescent, Objective, RMSProp, experiments, figures, files, interactive, simulate
+from cflows import GradientDescent, Objective, RMSProp, experiments, files, simulate
 from cflows.__main__ import main
+from cflows.book import figures, interactive
 
 
 def objective():
