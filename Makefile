@@ -1,5 +1,5 @@
 # make book         build the book into book/_build/html; with FRESH=1, from nothing but the code
-# make test         run every test
+# make test         run every test, and see how much of cflows they cover
 # make notebooks    run what Colab opens in a fresh environment; with NEWEST=1, with the newest packages
 # make bench        measure: benchmarks/results/*.json, which the book shows (some hours; BENCH="sdcp flow" for some of it)
 PYTHON ?= python3
@@ -13,7 +13,7 @@ book: .venv/installed
 	$(BIN)/python book/build.py --preset $(PRESET) $(if $(FRESH),--fresh)
 
 test: lint
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --cov
 
 notebooks: .venv/installed
 	$(BIN)/python tests/fresh_notebooks.py $(if $(NEWEST),--newest)
@@ -41,4 +41,4 @@ format: .venv/installed
 	touch $@
 
 clean:
-	rm -rf book/_build book/executed book/_static/plotly.min.js book/_static/media .cache
+	rm -rf book/_build book/executed book/_static/media .cache

@@ -4,8 +4,8 @@
 
 On the laptop preset's ResNet, in single precision, where 1, 2 and at least 4 eigenvalues are locked at 2. Costs are
 in gradients of the same loss, timed in turn with what is measured. Distances are Euclidean, as a share of the way
-that the weights go. The reference takes 16 steps a unit of time, looks at eigenvectors (to 1e-4) and third
-derivatives at each, and adds up its steps in double precision: in single precision their rounding is of the size of
+that the weights go. The reference takes 16 steps a unit of time, finds eigenvectors (to 1e-4) and third
+derivatives anew at each, and adds up its steps in double precision: in single precision their rounding is as large as
 what is measured.
 """
 
@@ -18,11 +18,11 @@ import torch
 from literal import Literal
 from torch import nn
 
-from cflows import Objective, data, experiments, models, processes
+from cflows import Objective, data, experiments, models
+from cflows.processes import Central, Settings
 
 UNITS = 50
 NONE = torch.as_tensor([], dtype=torch.int64)
-OPTIONS = {"eigs": 1, "eig_every": 100, "coords": NONE}
 
 
 def objective(labels):
@@ -37,14 +37,15 @@ def objective(labels):
     return experiments.scaled(e, 4).optimizer, f
 
 
-def start(flow, k):
-    """Move a flow on until k eigenvalues have been locked for 20 units of time."""
+def start(flow, state, k):
+    """The state of a flow where k eigenvalues have been locked for 20 units of time."""
     since = 0
     for i in itertools.count():
-        since = since + 1 if sum(v > 0 for v in flow.observe(i)["variances"]) >= k else 0
+        seen = flow.observe(state, i, {})
+        since = since + 1 if sum(v > 0 for v in seen.row["variances"]) >= k else 0
         if since > 20:
-            return flow.w, flow.nu, flow.t
-        flow.advance()
+            return state
+        state = flow.step(seen)
 
 
 class Wide:
@@ -64,10 +65,12 @@ class Wide:
         return tuple(x.double() for x in self.f.differences(w.float(), g.float(), U.float(), eps))
 
 
-class Reference(processes.Central):
-    def third_derivatives(self, U, p, known=None):
-        HU, T = self.f.differences(self.w, self.g, U, self.reach)
-        return T, HU
+class Reference(Central):
+    """With differences over the reach that single precision asked for."""
+
+    def third_derivatives(self, seen, U, HU, p):
+        T = self.f.differences(seen.state.w, seen.g, U, seen.state.reach.length)[1]
+        return T, seen.state.reach
 
 
 def timed(f, w, unit):
@@ -83,46 +86,46 @@ def timed(f, w, unit):
 
 def compare(labels, k):
     opt, f = objective(labels)
-    ours = processes.Central(f, opt, substeps=1, accuracy=0.01, eig_tol=0.01, **OPTIONS)
-    ours.begin(f.w0, opt.init(f.w0), 1)
-    w, nu, t = start(ours, k)
-    looks, steps = [], itertools.count(1)
+    ours = Central(Settings(f, opt, 1, 0.01, NONE, accuracy=0.01), 100)
+    state = begun = start(ours, ours.start(f.w0, opt.init(f.w0), 1), k)
+    w, nu, t = state.w, state.nu, state.t
+    refreshes, steps = [], itertools.count(1)
 
     def unit():
-        record = ours.observe(next(steps))
-        if "eigenvalues" in record:
-            looks.append((ours.pairs.products, record["eig_residual"], record["eigenvalues"][:k]))
-        ours.advance()
+        nonlocal state
+        seen = ours.observe(state, next(steps), {})
+        if seen.pairs is not None:
+            refreshes.append((seen.pairs.products, seen.row["eig_residual"], seen.row["eigenvalues"][:k]))
+        state = ours.step(seen)
 
     found = {"cflows": timed(f, w, unit)}
-    products, residuals, locked = zip(*looks, strict=True)
+    products, residuals, locked = zip(*refreshes, strict=True)
     found["cflows"] |= {
-        "looks": len(looks) / UNITS,
+        "refreshes": len(refreshes) / UNITS,
         "products": sum(products) / UNITS,
         "residual": max(residuals),
         "off": max(abs(x - 2) for values in locked for x in values) / 2,
     }
     literal = Literal(f, f, opt, w, nu, t, k)
-    counts, residuals = [], []
+    counts, remaining = [], []
 
-    def unit():
+    def published():
         literal.unit()
         counts.append(literal.products)
-        residuals.append(literal.residual)
+        remaining.append(literal.residual)
 
-    found["published"] = timed(f, w, unit)
-    found["published"] |= {"products": float(np.mean(counts[1:])), "residual": max(residuals[1:])}
+    found["published"] = timed(f, w, published)
+    found["published"] |= {"products": float(np.mean(counts[1:])), "residual": max(remaining[1:])}
 
-    reference = Reference(Wide(f), opt, substeps=16, accuracy=1e-12, eig_tol=1, **OPTIONS)
-    reference.eig_tol, reference.reach = 1e-4, ours.reach
-    processes.Process.begin(reference, w.double(), nu.double(), t)
+    reference = Reference(Settings(Wide(f), opt, 1, 1e-4, NONE, substeps=16, accuracy=1e-12), 1)
+    reference.eig_tol = 1e-4
+    exact = reference.state_type(w.double(), nu.double(), t, reach=begun.reach, dt=1 / 16)
     for i in range(UNITS):
-        reference.observe(i)
-        reference.advance()
-    way, rise = reference.w - w, reference.nu - nu
-    for name, other in (("cflows", ours), ("published", literal)):
-        found[name]["distance"] = float((other.w - reference.w).norm() / way.norm())
-        found[name]["nu"] = float((other.nu - reference.nu).norm() / rise.norm())
+        exact = reference.step(reference.observe(exact, i, {}))
+    way, rise = exact.w - w, exact.nu - nu
+    for name, other in (("cflows", state), ("published", literal)):
+        found[name]["distance"] = float((other.w - exact.w).norm() / way.norm())
+        found[name]["nu"] = float((other.nu - exact.nu).norm() / rise.norm())
     return {"k": k, "labels": labels, "from": t, "weights": f.dim, **found}
 
 

@@ -2,7 +2,7 @@
 
     make bench
 
-Measured are its parts, a look at the eigenvalues and a step: how often a look is due depends on how fast eigenvectors
+Measured are its parts, a refresh and a step: how often a refresh is due depends on how fast eigenvectors
 turn, which is a matter of the loss. In single precision; costs in gradients of the same loss.
 """
 
@@ -32,41 +32,41 @@ def gradient(f, w, times) -> float:
     return (time.perf_counter() - begin) / times
 
 
-def look_and_step(width, examples, size, k, batch_size=None):
-    """A look at k critical eigenvalues and the next, a small way from where they were known, and a step with them."""
+def refresh_and_step(width, examples, size, k, batch_size=None):
+    """A refresh of k critical eigenvalues and the next, a small way from the last, and a step with them."""
     f = network(width, examples, size, batch_size)
     w, opt = f.w0, GradientDescent(1.0)
     _, g, hvp = f.linearize(w)
     p, nu = torch.ones_like(w), opt.init(g)
     pairs = eigen.top_eigenpairs(hvp, p, k + 1, tol=1e-2)
-    looks, steps = [], []
+    refreshes, steps = [], []
     for _ in range(4):
         begin = time.perf_counter()
         _, g, hvp = f.linearize(w + 1e-4 * g)
         again = eigen.top_eigenpairs(hvp, p, k + 1, pairs.start, tol=1e-2)
         _, T = f.differences(w, g, again.U[:, :k], 0.01)
-        looks.append(time.perf_counter() - begin)
+        refreshes.append(time.perf_counter() - begin)
         critical = flows.Critical(flows.float64(0 * torch.eye(k)), again.U[:, :k], T)
         begin = time.perf_counter()
         flows.step(f, opt, w, nu, 1.0, 1.0, g, critical, flows.Modes(again.values, again.U, again.U))
         steps.append(time.perf_counter() - begin)
     each = gradient(f, w, 10)
-    costs = {name: sum(times[1:]) / 3 / each for name, times in {"look": looks, "step": steps}.items()}
+    costs = {name: sum(times[1:]) / 3 / each for name, times in {"refresh": refreshes, "step": steps}.items()}
     return {"weights": f.dim, "examples": examples, "k": k, "products": again.products, "gradient": each} | costs
 
 
 @pytest.mark.parametrize("width", [6, 12, 25, 62])
 def test_weights(benchmark, width):
-    benchmark.extra_info |= benchmark.pedantic(apart, (look_and_step, width, 100, 8, 1), rounds=1)
+    benchmark.extra_info |= benchmark.pedantic(apart, (refresh_and_step, width, 100, 8, 1), rounds=1)
 
 
 @pytest.mark.parametrize("examples", [100, 1000, 10_000])
 def test_examples(benchmark, examples):
     benchmark.extra_info |= {"batch_size": 100} | benchmark.pedantic(
-        apart, (look_and_step, 6, examples, 8, 1, 100), rounds=1
+        apart, (refresh_and_step, 6, examples, 8, 1, 100), rounds=1
     )
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 7, 10])
 def test_critical(benchmark, k):
-    benchmark.extra_info |= benchmark.pedantic(look_and_step, (8, 200, 16, k), rounds=1)
+    benchmark.extra_info |= benchmark.pedantic(refresh_and_step, (8, 200, 16, k), rounds=1)

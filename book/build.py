@@ -22,7 +22,6 @@ import scorecard
 import status
 import torch
 import yaml
-from plotly.offline import get_plotlyjs
 
 from cflows import experiments
 
@@ -39,11 +38,6 @@ print(json.dumps({
     "hardware": store.hardware(),
     "versions": {"Python": platform.python_version(), **versions},
 }))"""
-
-
-def ship_plotly() -> None:
-    """Put Plotly's script among the static files; a page loads it when its reader asks for an interactive figure."""
-    (STATIC / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
 
 
 def compute(experiment: experiments.Experiment) -> None:
@@ -66,7 +60,7 @@ def runs(preset: experiments.Preset) -> list[experiments.Experiment]:
 def execute(notebook: Path, preset: str) -> None:
     """Run one text notebook; its executed form appears in the book only if no cell failed."""
     target = EXECUTED / f"{notebook.stem}.ipynb"
-    sources = [notebook, *sorted((ROOT / "cflows").glob("*.py"))]
+    sources = [notebook, *sorted(s for s in (ROOT / "cflows").rglob("*") if s.suffix in (".py", ".js", ".css"))]
     stamp = f"{preset} " + " ".join(str(s.stat().st_mtime_ns) for s in sources)
     stamp_file = ROOT / ".cache" / f"{notebook.stem}.stamp"
     if target.exists() and stamp_file.exists() and stamp_file.read_text() == stamp:
@@ -137,7 +131,7 @@ def main() -> int:
         for old in [*Path(os.environ["CFLOWS_CACHE"], "runs").glob("*.nc"), *(ROOT / ".cache").glob("*.stamp")]:
             old.unlink()
     os.environ["CFLOWS_MEDIA"] = str(STATIC / "media")
-    ship_plotly()
+    os.environ["CFLOWS_MEDIA_URL"] = "../../_static/media"  # as seen from a chapter's page
     notebooks = sorted((ROOT / "notebooks").glob("*.md"))
     for stale in set(EXECUTED.glob("*.ipynb")) - {EXECUTED / f"{n.stem}.ipynb" for n in notebooks}:
         stale.unlink()

@@ -64,7 +64,7 @@ class Home:
         repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
         if not (found := re.fullmatch(r"https://github\.com/([^/]+)/([^/]+?)/?", repository["url"])):
             raise ValueError(f"Colab and Binder open notebooks of GitHub; repository.url is {repository['url']}")
-        return cls(*found.groups(), repository["branch"])
+        return cls(found[1], found[2], repository["branch"])
 
     @property
     def source(self) -> str:
@@ -89,7 +89,7 @@ class Home:
 
 def labels() -> dict[str, tuple[str, str]]:
     """What the text refers to by a label: the page with its anchor, and what to call it (nothing for a page)."""
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for path in sorted((ROOT / "book").glob("*.md")):
         found |= dict.fromkeys(re.findall(r"^\((.+)\)=", path.read_text(), re.M), (f"book/{path.stem}.html", ""))
     for page in ("scorecard", "benchmarks", "status"):
@@ -135,8 +135,8 @@ def markdown(text: str, known: dict[str, tuple[str, str]], site: str) -> str:
     def role(match: re.Match) -> str:
         kind, content = match["kind"], match["content"]
         if kind in ("eq", "numref", "ref"):
-            text, target = re.fullmatch(r"(?:(.*?)\s*<)?(.*?)>?", content, re.S).groups()
-            return link(target, text)
+            text, _, target = content.removesuffix(">").rpartition("<")
+            return link(target, text.strip())
         if kind.startswith("cite"):
             return citation(content)
         if kind == "in-code":

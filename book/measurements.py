@@ -49,7 +49,7 @@ def dense(entries: Sequence[dict]) -> list[list[str]]:
     ours = {(e["n"], e["lr"]): e["time"] for e in entries if method(e["test"]) == "cflows"}
     rows = []
     for e in sorted(entries, key=lambda e: (e["n"], program(e["lr"]), e["time"])):
-        error = e.get("gap", e.get("objective"))
+        error = e["gap"] if "gap" in e else e["objective"]
         quality = "none" if error != error else f"{'gap' if 'gap' in e else 'off by'} {small(error)}"
         ended = f", {e['status']}" if e.get("status", "optimal") != "optimal" else ""
         ratio = e["time"] / ours[e["n"], e["lr"]]
@@ -67,7 +67,7 @@ def flow(entries: Sequence[dict]) -> list[str]:
             cost, ratio = f"{x['gradients']:.3g}", f"{x['gradients'] / e['cflows']['gradients']:.3g}"
             quality = [f"{x['products']:.3g}", *(small(x[what], 1) for what in ("residual", "distance", "nu"))]
             rows.append([str(e["k"]), label, cost, ratio, *quality])
-    intervals = [1 / e["cflows"]["looks"] for e in entries]
+    intervals = [1 / e["cflows"]["refreshes"] for e in entries]
     return [
         "## A unit of time of the central flow",
         "",
@@ -78,14 +78,14 @@ def flow(entries: Sequence[dict]) -> list[str]:
         "reads: four Euler steps a unit of time, eigenpairs by LOBPCG to what single precision allows, all third "
         "derivatives in each step by nested forward mode, complementarity by CVXPY. Costs of a unit of time are in "
         "gradients of the same loss on the same machine; *products* are those with the Hessian; *residual* is the "
-        "largest of an eigenpair when it was looked at, in units of the eigenvalue. *Distance* is that of the weights "
+        "largest of an eigenpair when it was computed, in units of the eigenvalue. *Distance* is that of the weights "
         "at the end from a reference with 16 steps a unit of time, "
         "everything fresh, as a share of the way that they go; and the same of ν. *Ratio*: costs over those of "
         "`cflows`.",
         "",
         *table(head, rows),
         "Where the difference comes from: one step of second order a unit of time; eigenvectors and third derivatives "
-        f"are looked at anew only every {min(intervals):.0f} to {max(intervals):.0f} units of time, as the accuracy "
+        f"are refreshed only every {min(intervals):.0f} to {max(intervals):.0f} units of time, as the accuracy "
         "asks, and supposed to go on changing as they did; third derivatives are differences of gradients; eigenpairs "
         "are only as good as "
         "the flow needs them.",
@@ -103,20 +103,20 @@ def growth(entries: Sequence[dict]) -> list[str]:
     several = rows["examples"][0]
 
     def cost(e: dict) -> list[str]:
-        return [f"{e['look']:.3g}", f"{e['step']:.3g}", seconds(e["look"] * e["gradient"])]
+        return [f"{e['refresh']:.3g}", f"{e['step']:.3g}", seconds(e["refresh"] * e["gradient"])]
 
     def exponents(key: str, found: Sequence[dict]) -> str:
-        looks, steps, time = (
+        refreshes, steps, time = (
             slope([(e[key], value(e)) for e in found])
-            for value in (lambda e: e["look"], lambda e: e["step"], lambda e: e["look"] * e["gradient"])
+            for value in (lambda e: e["refresh"], lambda e: e["step"], lambda e: e["refresh"] * e["gradient"])
         )
-        return f"Fitted powers: {looks:.2f} for a look and {steps:.2f} for a step in gradients, {time:.2f} in time."
+        return f"Fitted powers: {refreshes:.2f} (refresh) and {steps:.2f} (step) in gradients, {time:.2f} in time."
 
-    head = ["a look", "a step", "time of a look"]
+    head = ["a refresh", "a step", "time of a refresh"]
     return [
         "## How the cost grows",
         "",
-        "A look at the eigenvalues (eigenpairs from those of a point nearby, third derivatives), due every few units "
+        "A refresh (eigenpairs from those of a point nearby, third derivatives), due every few units "
         "of time, and a step, of which there is one in each, besides a gradient: in gradients of the same loss. "
         "Random images of 8 × 8, ResNets of growing width with 100 of them, one critical eigenvalue, P = I:",
         "",

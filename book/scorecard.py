@@ -8,8 +8,12 @@ from html import escape
 from pathlib import Path
 
 import nbformat
+import yaml
 
-from cflows.claims import KEY, Claim
+from cflows.book.claims import KEY, Claim
+
+#: What the book sets out to show; a claim names its row.
+ROWS: dict[int, dict] = yaml.safe_load(Path(__file__).with_name("rows.yml").read_text())
 
 
 def collect(notebooks: Sequence[Path]) -> list[dict]:
@@ -23,6 +27,8 @@ def collect(notebooks: Sequence[Path]) -> list[dict]:
     ids = [row["id"] for row in rows]
     if twice := {i for i in ids if ids.count(i) > 1}:
         raise ValueError(f"claims share the ids {sorted(twice)}; an id must be unique in the book")
+    if unknown := {row["row"] for row in rows} - set(ROWS):
+        raise ValueError(f"claims are of the rows {sorted(unknown)}, which book/rows.yml does not have")
     return rows
 
 
@@ -51,7 +57,8 @@ def page(rows: Sequence[dict], titles: dict[str, str], preset: str) -> str:
         "",
         f"**{held} of {len(rows)} claims hold**, as computed when this page was built, from the runs that the "
         f"chapters name, with the preset `{preset}`. "
-        "Each line links to the cell that computes it, and to its figure.",
+        "Each line links to the cell that computes it, to its figure, and to its row in the "
+        "[table of what the book sets out to show](#what-the-book-sets-out-to-show).",
         "",
     ]
     for notebook, title in titles.items():
@@ -64,17 +71,36 @@ def page(rows: Sequence[dict], titles: dict[str, str], preset: str) -> str:
             value, threshold = claim(row).numbers
             link = f"{notebook}.html#claim-{row['id']}"
             figure = f' <a href="{notebook}.html#{row["figure"]}">figure</a>' if row["figure"] else ""
+            place = f'<a href="#row-{row["row"]}" title="{escape(ROWS[row["row"]]["shows"])}">row {row["row"]}</a>'
             why = (
                 f'<br><span class="why">{escape(row["why"] or "Not explained yet.")}</span>' if not row["holds"] else ""
             )
             verdict = '<td class="holds">holds</td>' if row["holds"] else '<td class="short">falls short</td>'
             lines.append(
-                f'<tr>{verdict}<td><a href="{link}">{escape(row["claim"])}</a>{figure}{why}</td>'
+                f'<tr>{verdict}<td><a href="{link}">{escape(row["claim"])}</a>{figure} {place}{why}</td>'
                 f"<td>{value}</td><td>{escape(threshold)}</td></tr>"
             )
         lines += ["</tbody></table></div>", "```", ""]
-    lines.append("The same as data: {download}`scorecard.json`.")
+    lines += ["The same as data: {download}`scorecard.json`.", "", *table_of_rows(rows)]
     return "\n".join(lines) + "\n"
+
+
+def table_of_rows(rows: Sequence[dict]) -> list[str]:
+    """What the book sets out to show, with the claims that settle it, as lines of a MyST page."""
+    lines = ["## What the book sets out to show", ""]
+    lines += ["```{raw} html", '<div class="scorecard-wrap" tabindex="0"><table class="status">']
+    lines += ["<thead><tr><th>row</th><th>what is shown</th><th>claims</th></tr></thead><tbody>"]
+    for number, row in ROWS.items():
+        mine = [f'<a href="{r["notebook"]}.html#claim-{r["id"]}">{r["id"]}</a>' for r in rows if r["row"] == number]
+        if "figure" in row:
+            mine.append(f'<a href="{row["figure"]}">figure</a>')
+        todo = f" <em>Not shown yet: {escape(row['open'])}.</em>" if "open" in row else ""
+        beyond = " (Beyond the source.)" if row["of"] == "beyond" else ""
+        lines.append(
+            f'<tr id="row-{number}"><td>{number}</td><td>{escape(row["shows"])}{beyond}{todo}</td>'
+            f"<td>{', '.join(mine) or '–'}</td></tr>"
+        )
+    return [*lines, "</tbody></table></div>", "```"]
 
 
 def headline(rows: Sequence[dict]) -> str:

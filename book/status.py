@@ -43,7 +43,9 @@ def notes(machines: list[str]) -> list[str]:
 
 def page(notebooks: Sequence[Path]) -> str:
     """The status page, in MyST."""
-    chapters, processors, names = [], [], []
+    chapters: list[list[str]] = []
+    processors: list[str] = []
+    names: list[str] = []
     for path in notebooks:
         ran, record = nbformat.read(path, as_version=4).metadata["papermill"], running.record(path)
         versions = ", ".join(" ".join(item) for item in record["versions"].items())
@@ -56,7 +58,8 @@ def page(notebooks: Sequence[Path]) -> str:
             ]
         )
         names += [name for name in record["runs"] if name not in names]
-    runs, machines = [], []
+    runs: list[list[str]] = []
+    machines: list[str] = []
     for name in names:
         file = running.place(name)
         tree = store.load(file)

@@ -1,34 +1,8 @@
 """Central flows: what an optimizer at the edge of stability does on average :cite:`cohen2025`."""
 
-from importlib.metadata import version
-
 import lazy_loader
 
-__version__ = version("cflows")
+__version__ = "0.1.0"
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(  # imported when asked for: xarray and SciPy take their time
-    __name__,
-    submodules=[
-        "checks",
-        "data",
-        "differences",
-        "eigen",
-        "experiments",
-        "flows",
-        "models",
-        "modules",
-        "preconditioners",
-        "quadratic",
-        "sdcp",
-        "simulation",
-        "stationary",
-        "store",
-        "tasks",
-    ],
-    submod_attrs={
-        "errors": ["ConvergenceError", "DivergenceError"],
-        "objective": ["Objective"],
-        "optimizers": ["GradientDescent", "RMSProp", "ScalarRMSProp"],
-        "simulation": ["simulate"],
-    },
-)
+# Names are imported when they are first used, because xarray and SciPy take their time. The stub lists them.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter1d
 WIDTH = 30.0
 
 
-def smooth(series: Float[ArrayLike, "steps ..."], width: float = WIDTH) -> Float[np.ndarray, "steps ..."]:
+def smooth(series: ArrayLike, width: float = WIDTH) -> Float[np.ndarray, "steps ..."]:
     """Gaussian-weighted average over neighbouring steps.
 
     Parameters

@@ -52,7 +52,7 @@ class Eigenpairs:
     converged: bool
 
     @property
-    def start(self) -> Float[Tensor, "n k+s"]:
+    def start(self) -> Float[Tensor, "n m"]:
         """Where the next solve begins."""
         return torch.cat([self.U, self.spare], dim=1)
 

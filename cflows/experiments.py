@@ -18,12 +18,10 @@ from .deprecation import renamed
 from .objective import Objective
 from .optimizers import OPTIMIZERS, GradientDescent, Optimizer, RMSProp, ScalarRMSProp
 from .registry import Registry
+from .run import ALGORITHM
 from .simulation import replay, simulate
 from .tasks import TASKS, CifarResNet, Options, Task
 
-#: Version of the algorithm: raised when a change to the library changes what a run, or its convex programs, contain;
-#: also when a default of a task, an optimizer or `Experiment` changes.
-ALGORITHM = 7
 Preset = Literal["ci", "laptop", "paper"]
 PARTS: dict[str, Registry] = {"task": TASKS, "optimizer": OPTIMIZERS}
 OLD_NAMES = {"warmup": "burn_in", "branch": "branch_step", "window": "replay_steps"}
@@ -91,7 +89,7 @@ class Experiment(Options):
 
     @property
     def path(self) -> Path:
-        """File in the cache; its name has the digest of what is not a default, of the data and of `ALGORITHM`."""
+        """File in the cache; its name has the digest of what is not a default, of the data and of `run.ALGORITHM`."""
         content = {"data": self.task.digest(), "algorithm": ALGORITHM, **_written(self, changed_only=True)}
         digest = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return store.cache() / f"{self.name}-{digest[:12]}.nc"
@@ -277,7 +275,7 @@ def run(name: str, preset: Preset = "laptop", device: str | torch.device = "auto
 
     Runs that come with the repository are found in it (`store.repository`), or fetched from the address in the
     environment variable ``CFLOWS_URL``. A run is one NetCDF file, named by the digest of what in its definition differs
-    from defaults, of its data and of `ALGORITHM`. An interrupted run leaves a checkpoint beside the place of its file,
+    from defaults, of its data and of `run.ALGORITHM`. An interrupted run leaves a checkpoint beside the place of its file,
     and goes on from there when it is asked for again.
 
     Parameters
@@ -336,9 +334,11 @@ def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.D
             substeps=e.substeps,
             coords=[i * f.dim // e.coords for i in range(e.coords)],
             outputs=e.task.outputs(f),
-            branch=e.branch_step,
+            records=e.records,
+            branch_step=e.branch_step,
             snapshot_every=e.snapshot_every,
-            window=e.replay_steps,
+            replay_steps=e.replay_steps,
+            replay_from=e.starts,
             checkpoint=checkpoint,
         )
         tree.attrs |= _attributes(e, f)
@@ -432,17 +432,20 @@ def verify(path: str | Path, device: str | torch.device = "auto") -> list[str]:
     for name, value in {"algorithm": ALGORITHM, "data": e.task.digest()}.items():
         if there.attrs.get(name) != value:
             raise ValueError(f"{path} has another {name} than the present one: {there.attrs.get(name)}")
-    again = _replays(e, there, device) if path.name == e.path.name else _solved_again(e, path, device)
+    if path.name == e.path.name:
+        again = _replays(e, there, device)
+    else:
+        again = _solved_again(e, store.load(path.with_name(e.path.name)), device)
     return [line for part in again for line in store.differences(there, part, e.accuracy)]
 
 
 def _replays(e: Experiment, tree: xr.DataTree, device: str | torch.device) -> Iterator[xr.DataTree]:
     f = e.objective(device)
-    yield replay(f, e.optimizer, tree, outputs=e.task.outputs(f))
+    for start in e.starts:
+        yield replay(f, e.optimizer, tree, e.task.outputs(f), e.records, start)
 
 
-def _solved_again(e: Experiment, path: Path, device: str | torch.device) -> Iterator[xr.DataTree]:
-    tree = store.load(path.with_name(e.path.name))
+def _solved_again(e: Experiment, tree: xr.DataTree, device: str | torch.device) -> Iterator[xr.DataTree]:
     tree["snapshots/central"] = xr.DataTree(tree["snapshots/central"].to_dataset().isel(step=[-1]))
     solved = preconditioners.along(e.objective(device), e.optimizer, tree)
     yield xr.DataTree(solved.drop_vars("log_correlation_past"))  # which has no past in a single snapshot

@@ -10,7 +10,8 @@ the oscillation over the critical eigenvectors U of P⁻¹H (those with eigenval
 (the ansatz of Cohen et al. :cite:yearpar:`cohen2025`). Σ = 0 gives the stable flow. The central flow's Σ keeps every
 eigenvalue at or below 2 and is zero where an eigenvalue is below 2. To first order in time the matrix 2P - H seen along
 U moves as A + dt (α + B[X]), so that over a step X solves SDCP(A + dt α, dt B). The ablated flow lacks the curvature
-penalty ½ ∇⟨Σ, H⟩; ν alone then holds the eigenvalues at 2.
+penalty ½ ∇⟨Σ, H⟩; ν alone then holds the eigenvalues at 2. For an optimizer with momentum its threshold θ takes the
+place of 2, and θ² that of 4: the code says θ.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from .errors import DivergenceError
 from .objective import Objective
 from .optimizers import Optimizer
 
-LARGEST_OSCILLATION = 10.0  # standard deviation, in lengths of w: a larger one is no answer
-RECOVERY = 0.2  # an eigenvalue that is above 2 is lowered by at least this much in a unit of time, until it is 2
+MAX_DEVIATION = 10.0  # of the oscillation, in lengths of w: far beyond it no second-order expansion means anything
+MIN_RECOVERY_RATE = 0.1  # an eigenvalue above θ falls by this share of θ a unit of time: the optimizer needs about ten
+MIN_LINEAR_RATE = 0.1  # of modes: φ-functions lose digits below, and Heun's method does as well there
 
 
 class EndedError(DivergenceError):
@@ -42,7 +44,7 @@ class Critical(NamedTuple):
     Attributes
     ----------
     A : array (k, k)
-        2UᵀPU - UᵀHU.
+        θUᵀPU - UᵀHU.
     U : Tensor (n, k)
         P-orthonormal right eigenvectors of P⁻¹H.
     T : Tensor (k, k, n)
@@ -124,25 +126,6 @@ def diagonal(U: Float[Tensor, "n k"], X: Float[Tensor, "k k"]) -> Float[Tensor, 
     return ((U @ X) * U).sum(1)
 
 
-def excess(p: Tensor, diag: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-    """What the oscillation adds to the mean squared gradient, 4p² ⊙ diag Σ: equation :eq:`eq-mean-square`.
-
-    That is diag HΣH, since HΣ = 2PΣ.
-
-    Parameters
-    ----------
-    p : Tensor (n,) or ()
-        Diagonal of P.
-    diag : Tensor (n,)
-        diag Σ.
-
-    Returns
-    -------
-    Tensor (n,)
-    """
-    return 4 * p.square() * diag
-
-
 def velocity(
     opt: Optimizer, nu: Tensor, t: float, g: Float[Tensor, "n"], sigma: Oscillation | None = None
 ) -> tuple[Float[Tensor, "n"], Tensor]:
@@ -174,11 +157,11 @@ def velocity(
     if sigma is None:
         return -g / own, opt.rate * (opt.moment(g.square()) - nu)
     dw = torch.where(opt.moves(nu), -(g + sigma.penalty) / own, 0.0)
-    return dw, opt.rate * (opt.moment(g.square() + excess(p, sigma.diag)) - nu)
+    return dw, opt.rate * (opt.moment(g.square() + opt.excess(p, sigma.diag)) - nu)
 
 
 class Drift(NamedTuple):
-    """How fast 2P - H changes along U: A' = α + B[X]. B is the sum of two parts, each symmetric and semidefinite.
+    """How fast θP - H changes along U: A' = α + B[X]. B is the sum of two parts, each symmetric and semidefinite.
 
     Attributes
     ----------
@@ -204,7 +187,7 @@ class Balance(NamedTuple):
     """Rates (per unit of time) at which the eigenvalues are moved, averaged over the oscillating directions.
 
     Each is the mean of an operator's values along the P-orthonormal eigenvectors of Σ, weighted with the variances.
-    Where all that oscillates stays at 2, rise = curvature + growth. These are the two brakes of equation
+    Where all that oscillates stays at θ, rise = curvature + growth. These are the two brakes of equation
     :eq:`eq-mechanisms`.
 
     Attributes
@@ -240,10 +223,10 @@ class Step(NamedTuple):
     X : array (k, k)
         Covariance of the oscillation over the critical eigenvectors during the step.
     A : array (k, k)
-        2UᵀPU - UᵀHU at its end, as far as the drift tells.
+        θUᵀPU - UᵀHU at its end, as far as the drift tells.
     drift : Drift or None
         Averaged over the step; None if nothing is critical.
-    bend : float
+    second_order : float
         Its second-order part relative to the first, leaving out the linear force along modes.
     """
 
@@ -252,16 +235,16 @@ class Step(NamedTuple):
     X: Float[np.ndarray, "k k"]
     A: Float[np.ndarray, "k k"]
     drift: Drift | None
-    bend: float
+    second_order: float
 
 
 def drift(
     opt: Optimizer, nu: Tensor, t: float, g: Float[Tensor, "n"], critical: Critical, span: tuple[float, float]
 ) -> Drift:
-    """How fast 2P - H changes along the critical eigenvectors.
+    """How fast θP - H changes along the critical eigenvectors.
 
-    α = 2Uᵀ diag(ṗ₀) U - ∇H[U, U]·ẇ₀ with the stable flow's ẇ₀ and ṗ₀ = ∂p/∂ν ν̇₀ + ∂p/∂t, and
-    B[X, Y] = ½⟨∇H[Y], P⁻¹∇H[X]⟩ + 2⟨diag UYUᵀ, ∂p/∂ν c moment(4p² ⊙ diag UXUᵀ)⟩, the first term with the penalty only:
+    α = θUᵀ diag(ṗ₀) U - ∇H[U, U]·ẇ₀ with the stable flow's ẇ₀ and ṗ₀ = ∂p/∂ν ν̇₀ + ∂p/∂t, and
+    B[X, Y] = ½⟨∇H[Y], P⁻¹∇H[X]⟩ + θ⟨diag UYUᵀ, ∂p/∂ν c moment(θ²p² ⊙ diag UXUᵀ)⟩, the first term with the penalty only:
     equation :eq:`eq-mechanisms`.
 
     Parameters
@@ -282,13 +265,13 @@ def drift(
     dw, dnu = velocity(opt, nu, t, g)
     p, slope = opt.preconditioner(nu, t), opt.dp_dnu(nu, t)
     dp = slope * dnu + (opt.preconditioner(nu, span[1]) - opt.preconditioner(nu, span[0])) / (span[1] - span[0])
-    alpha = 2 * U.T @ (dp.expand(n)[:, None] * U) - T @ dw
+    alpha = opt.threshold * U.T @ (dp.expand(n)[:, None] * U) - T @ dw
 
     third = T.reshape(k * k, n)
     pairs = (U[:, :, None] * U[:, None, :]).reshape(n, k * k).T
-    growth = [(slope * opt.rate * opt.moment(excess(p, pair))).expand(n) for pair in pairs]
+    growth = [(slope * opt.rate * opt.moment(opt.excess(p, pair))).expand(n) for pair in pairs]
     a, parts = float64(alpha), []
-    for part in (critical.penalised * third @ (third / p).T / 2, 2 * pairs @ torch.stack(growth).T):
+    for part in (critical.penalised * third @ (third / p).T / 2, opt.threshold * pairs @ torch.stack(growth).T):
         parts.append(sdcp.symmetric(float64(part).reshape(k, k, k, k)))
     return Drift((a + a.T) / 2, *parts)
 
@@ -345,17 +328,17 @@ def step(
     if critical is not None:
         critical = critical.after(dt / 2)
         a, V = np.linalg.eigh(critical.A)
-        A = (V * np.maximum(a, -RECOVERY * dt)) @ V.T  # a start beyond the edge is not mended all at once
+        A = (V * np.maximum(a, -MIN_RECOVERY_RATE * opt.threshold * dt)) @ V.T  # from beyond the edge, not all at once
         A = (A + A.T) / 2 + dt * critical.missed
         first = drift(opt, nu, t, g, critical, span)
         length = max(float((p * x.square()).sum()) for x in (w, f.w0, g / p))
-        most, tolerance = LARGEST_OSCILLATION**2 * length, torch.finfo(w.dtype).eps ** 0.5
-        X = _covariance(A, dt, first, most, tolerance)
+        most, tolerance = MAX_DEVIATION**2 * length, torch.finfo(w.dtype).eps ** 0.5
+        X = _covariance(A, dt, first, most, tolerance, opt.threshold)
         sigma = Oscillation.of(critical, X)
 
     none = w.new_empty(w.numel(), 0)
     linear, U, dual = modes or (none[0], none, none)
-    z = -dt * linear.clamp(min=0.1)
+    z = -dt * linear.clamp(min=MIN_LINEAR_RATE)
     phi1 = z.expm1() / z
     phi2 = (phi1 - 1) / z
 
@@ -368,17 +351,17 @@ def step(
     if critical is not None:
         last = drift(opt, *end, critical, span)
         mean = Drift(*((a + b) / 2 for a, b in zip(first, last, strict=True)))
-        X = _covariance(A, dt, mean, most, tolerance)
+        X = _covariance(A, dt, mean, most, tolerance, opt.threshold)
         sigma = Oscillation.of(critical, X)
         A = critical.A + dt * (critical.missed + mean.alpha + np.einsum("abcd,cd->ab", mean.B, X))
     (dw, dnu), (dw_end, dnu_end) = velocity(opt, nu, t, g, sigma), velocity(opt, *end, sigma)
     change = dw_end - dw + along(-z / dt, way)  # of the velocity, but for its linear part
     w = w + dt * (dw + along(phi1 - 1, dw) + change / 2 + along(phi2 - 1 / 2, change))
-    bend = ((p * change.square()).sum() / (p * dw.square()).sum() / 4).sqrt()
-    return Step(w, (nu + dt * (dnu + dnu_end) / 2).clamp(min=0), X, A, mean, float(bend))
+    second_order = ((p * change.square()).sum() / (p * dw.square()).sum() / 4).sqrt()
+    return Step(w, (nu + dt * (dnu + dnu_end) / 2).clamp(min=0), X, A, mean, float(second_order))
 
 
-def _covariance(A: np.ndarray, dt: float, drift: Drift, most: float, tolerance: float) -> np.ndarray:
+def _covariance(A: np.ndarray, dt: float, drift: Drift, most: float, tolerance: float, threshold: float) -> np.ndarray:
     """X of a step, none of whose variances may be expected above ``most``."""
     if not all(np.isfinite(part).all() for part in (A, *drift)):
         raise DivergenceError("a derivative along the critical eigenvectors is not finite")
@@ -387,9 +370,10 @@ def _covariance(A: np.ndarray, dt: float, drift: Drift, most: float, tolerance: 
     for lack, v in zip(-lacks, V.T, strict=True):
         if lack > -tolerance and max(lack, tolerance) > most * np.einsum("a,b,abcd,c,d", v, v, B, v, v):
             raise EndedError(
-                f"an eigenvalue of P⁻¹H is {2 + max(lack, 0):.6g}, and no mechanism lowers it: the loss is quadratic "
-                "along its eigenvector, or nearly so, and the preconditioner does not respond to an oscillation; the "
-                "optimizer oscillates there with the amplitude that it has, or diverges, and has no central flow"
+                f"an eigenvalue of P⁻¹H is {threshold + max(lack, 0):.6g}, and no mechanism lowers it: the loss is "
+                "quadratic along its eigenvector, or nearly so, and the preconditioner does not respond to an "
+                "oscillation; the optimizer oscillates there with the amplitude that it has, or diverges, and has no "
+                "central flow"
             )
     return sdcp.solve(A, B).X
 

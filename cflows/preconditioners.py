@@ -44,7 +44,7 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
         - ``gap``, ``products``, ``rank``, ``seconds`` of each ``program``.
         - ``nu``, ``nu_stationary`` at the recorded weights (``coord``).
 
-        For the last snapshot ``nu_all``, ``nu_stationary_all``, ``p_first_term_all`` (``weight``).
+        For the last snapshot ``nu_all`` and ``nu_stationary_all`` (``weight``).
 
     Raises
     ------
@@ -65,7 +65,7 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
         raise ValueError(
             "the run was stored without the weights of its snapshots; set CFLOWS_STORED= to compute it anew"
         )
-    burn_in = json.loads(tree.attrs["simulation"])["warmup"]
+    burn_in = json.loads(tree.attrs["options"])["burn_in"]
     recorded = tree["central"].to_dataset().coords
     coords = np.array(recorded.get("coord", []), dtype=int)
     rows: list[dict] = []
@@ -99,7 +99,7 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
             lagging = share * lagging + (1 - share) * (nu_bar + rows[-1]["all"][1]) / 2
         rows.append(
             {
-                "all": (nu, nu_bar, hat.p.cpu()),
+                "all": (nu, nu_bar),
                 "speed": [*(float((g.square() / x).sum()) for x in (p, bar.p, hat.p, top.values / 2 * ones))],
                 "sharpness": float(top.values[0]),
                 "cosine": float(nu @ nu_bar / nu.norm() / nu_bar.norm()),
@@ -117,7 +117,7 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
     dims |= dict.fromkeys(["gap", "products", "rank", "seconds"], "program")
     variables = {name: (("step", dims[name]) if name in dims else "step", np.array([row[name] for row in rows]))
                  for name in rows[0] if name != "all"}  # fmt: skip
-    for name, x in zip(("nu_all", "nu_stationary_all", "p_first_term_all"), rows[-1]["all"], strict=True):
+    for name, x in zip(("nu_all", "nu_stationary_all"), rows[-1]["all"], strict=True):
         variables[name] = ("weight", x.float().numpy())
     names = {
         "step": taken["step"].values,

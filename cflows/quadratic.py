@@ -71,7 +71,7 @@ def effective_eigh(H: Float[np.ndarray, "n n"], p: Float[np.ndarray, "n"]):
 
 def preconditioned_gd(
     H: Float[np.ndarray, "n n"], p: Float[np.ndarray, "n"], w0: Float[np.ndarray, "n"], steps: int
-) -> Float[np.ndarray, "steps+1 n"]:
+) -> Float[np.ndarray, "{steps}+1 n"]:
     """Iterates of w ← w − P⁻¹Hw, preconditioned gradient descent on ½ wᵀHw: equation :eq:`eq-pgd`.
 
     Parameters

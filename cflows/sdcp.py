@@ -44,7 +44,7 @@ class Solution:
     converged: bool
 
 
-def solve(A: Float[ArrayLike, "k k"], B: Float[ArrayLike, "k k k k"], throw: bool = True) -> Solution:
+def solve(A: ArrayLike, B: ArrayLike, throw: bool = True) -> Solution:
     """Solve SDCP(A, B), which makes equation :eq:`eq-complementarity` hold at the end of a step.
 
     Closed forms where there are any (k = 1; A ⪰ 0, where X = 0; the solution of B[X] = -A, where it is ⪰ 0: every

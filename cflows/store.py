@@ -20,18 +20,14 @@ import torch
 import xarray as xr
 
 from . import files
+from .processes import PROCESSES
+from .records import RECORDS
 
 #: Significant decimal digits that the repository keeps of records, and of values for each weight.
 DIGITS, DIGITS_PER_WEIGHT = 4, 3
 STATE_DIGITS, EXACT = 3.6, math.inf  # of ν in states that replays start from (12 bits), and of weights
-# Tolerances in units of a run's accuracy, relative to the largest value of a variable; None: it is not compared. Flows
-# find eigenvectors and third derivatives anew, and what depends on these most may be off by more. Displacements have no
-# sign, residuals and gaps are errors, the others are costs.
-TOLERANCE, SENSITIVE, LEAST = 3.0, 25.0, 1e-3
-TOLERANCES = dict.fromkeys(("displacements", "eig_residual", "gap", "products", "rank", "seconds")) | dict.fromkeys(
-    ("variances", "output_deviations", "grad_sq", "predicted_grad_sq", "predicted_grad_norm_sq", "rise",
-     "curvature_reduction", "nu_growth", "extrapolation", "p_first_term_all"), SENSITIVE,
-)  # fmt: skip
+TOLERANCE, LEAST = 3.0, 1e-3  # of what declares none, in units of a run's accuracy; and of rounding
+COSTS = dict.fromkeys(("gap", "products", "rank", "seconds"))  # of convex programs: not compared
 
 asked: set[str] = set()
 """Names of the files that were asked for since the program began."""
@@ -140,7 +136,7 @@ def kept(path: Path, device: str | torch.device, make: Callable[[Path | None], x
         warnings.warn(f"the run will not be kept: {error} (environment variable CFLOWS_CACHE)", stacklevel=3)
     begin = time.monotonic()
     tree = make(checkpoint)
-    made = {"cflows": version("cflows"), "torch": tree.attrs.pop("torch", str(torch.__version__))}
+    made = {name: tree.attrs.pop(name, version(name)) for name in ("cflows", "torch")}
     made |= {"hardware": hardware(device), "date": datetime.now(UTC).isoformat(timespec="seconds")}
     made["seconds"] = float(tree.attrs.pop("seconds", time.monotonic() - begin))
     tree.attrs["provenance"] = json.dumps(made)
@@ -268,17 +264,19 @@ def reduce(run: xr.DataTree) -> xr.DataTree:
             data = data.assign({name: data[name].where(last) for name in set(data.data_vars) - whole})
         elif node.path.startswith("/distance") and "discrete" in run:
             data = data[[name for name in data.data_vars if str(name).endswith("-discrete")]]
-        node.dataset = data.assign({name: _rounded(x, digits[name]) for name, x in data.data_vars.items()})
+        data = data.assign({name: _rounded(x, digits[name]) for name, x in data.data_vars.items()})
+        single = {name: np.float32 for name, x in data.data_vars.items() if x.dtype.kind == "f"}
+        node.dataset = data if node.path.startswith("/state") else data.astype(single)
     return run
 
 
 def _rounded(x: xr.DataArray, digits: float) -> xr.DataArray:
-    """In single precision, and to as many bits as it takes for so many decimal digits, so that it compresses well."""
+    """To as many bits as it takes for so many decimal digits, so that it compresses well."""
     if x.dtype.kind != "f" or digits == EXACT:
         return x
     bits = math.ceil(digits * math.log2(10))
     mantissa, exponent = np.frexp(x.values)
-    return x.copy(data=np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits).astype(np.float32))
+    return x.copy(data=np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits))
 
 
 def put(path: Path, folder: Path) -> Path:
@@ -346,8 +344,10 @@ def _differences(path: str, tree: xr.DataTree, here: xr.Dataset, accuracy: float
     least = 1e-30
     if node.startswith("distance"):  # of flows that have not parted, it is rounding
         least = max([least, *(0.01 * float(x.max()) for x in here.data_vars.values())])
+    known = [*getattr(PROCESSES.get(node), "variables", ()), *(record.variable for record in RECORDS.values())]
+    tolerances = COSTS | {variable.name: variable.tolerance for variable in known}
     for name in sorted(map(str, here.data_vars)):
-        tolerance = TOLERANCES.get(name, TOLERANCE)
+        tolerance = tolerances.get(name, TOLERANCE)
         if tolerance is None:
             continue
         width = {"eig": slice(min(x.sizes["eig"] for x in (here, there)))} if name in refreshed else {}

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from jaxtyping import config
 from torch import nn
 
 import cflows
@@ -16,6 +17,27 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.delenv("CFLOWS_DATA", raising=False)
     monkeypatch.delenv("CFLOWS_URL", raising=False)
     return tmp_path / "cache"
+
+
+class RaisesUnchecked(pytest.RaisesExc):
+    """`pytest.raises`, in which annotations are not checked: the test is of what the library itself says."""
+
+    def __enter__(self):
+        config.update("jaxtyping_disable", True)
+        return super().__enter__()
+
+    def __exit__(self, *exception):
+        config.update("jaxtyping_disable", False)
+        return super().__exit__(*exception)
+
+
+@pytest.fixture(autouse=True)
+def annotations(request, monkeypatch):
+    """Annotations are checked when functions are called, but where the test passes wrong types."""
+    monkeypatch.setattr(pytest, "raises", RaisesUnchecked)
+    config.update("jaxtyping_disable", bool(request.node.get_closest_marker("unchecked")))
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 def mlp_objective(dtype=torch.float64, width=6, seed=0, examples=12, batch_size=None) -> cflows.Objective:

@@ -59,11 +59,10 @@ def test_the_address_of_the_repository_has_one_home():
         "notebooks/*.md",
         "book/*.md",
         "book/**/*.py",
-        "cflows/*.py",
+        "cflows/**/*.py",
         "tests/*.py",
         "*.yml",
         ".github/*/*.yml",
-        "*.toml",
     )
     for path in (path for pattern in texts for path in ROOT.glob(pattern)):
         if path.name != "_config.yml":

@@ -1,12 +1,13 @@
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from cflows import claims
+from cflows.book import claims
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "book"))
@@ -26,6 +27,8 @@ def test_verdicts(capsys):
 def test_bad_comparison_is_named():
     with pytest.raises(ValueError, match="'=='"):
         claims.settle("x", 1, "x", 1, "==", 1)
+    with pytest.raises(ValueError, match="threshold is nan"):
+        claims.settle("x", 1, "x", 1, "<", math.nan)
 
 
 def notebook(path, *settled):
@@ -54,6 +57,10 @@ def test_the_scorecard_is_what_the_notebooks_computed(tmp_path):
     assert "**2 of 4 claims hold**" in page
     assert 'href="01-one.html#claim-a">&lt;a&gt; &amp; more</a> <a href="01-one.html#fig-a">figure</a>' in page
     assert "Too large." in page
+    assert page.count('<a href="#row-7"') == 4
+    (row,) = re.findall('<tr id="row-7">.*', page)
+    assert all(f'<a href="{n}.html#claim-{i}">{i}</a>' in row for n, i in (("01-one", "a"), ("02-two", "d")))
+    assert "Not shown yet: all of it." in page
     assert "<td>25 %</td><td>&lt; 100 %</td>" in page
     assert '<p class="claim short" id="claim-b">' in claim("b", 2.0)._repr_mimebundle_()[0]["text/html"]
 
@@ -72,3 +79,19 @@ def test_an_id_is_used_once(tmp_path):
     path = notebook(tmp_path / "n.ipynb", claim("a", 0.5), claim("a", 0.5))
     with pytest.raises(ValueError, match=r"share the ids \['a'\]"):
         scorecard.collect([path])
+
+
+def test_a_row_is_in_the_table(tmp_path):
+    path = notebook(tmp_path / "n.ipynb", claims.Claim("a", 99, "a", 0.5, "<", 1.0))
+    with pytest.raises(ValueError, match=r"rows \[99\], which book/rows.yml does not have"):
+        scorecard.collect([path])
+
+
+def test_each_row_of_the_table_has_a_claim_or_says_what_is_missing():
+    text = "".join(path.read_text() for path in (ROOT / "notebooks").glob("*.md"))
+    named = {int(n) for n in re.findall(r'claims\.settle\(\s*f?"[^"]*", (\d+), ', text)}
+    for number, row in scorecard.ROWS.items():
+        assert row.keys() <= {"of", "shows", "open", "figure"}
+        assert row["of"] in ("chapter", "beyond")
+        assert (number in named) != (row.get("open") == "all of it" or "figure" in row), number
+    assert named <= set(scorecard.ROWS)

@@ -5,6 +5,8 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
+import tomllib
 import types
 from pathlib import Path
 
@@ -17,11 +19,25 @@ from sphinx.pycode import ModuleAnalyzer
 import cflows
 
 ROOT = Path(__file__).parents[1]
-MODULES = [m.name for m in pkgutil.iter_modules(cflows.__path__) if not m.name.startswith("_")]
+sys.path.insert(0, str(ROOT / "book"))
+import clean  # noqa: E402
+
+
+def modules(package: types.ModuleType) -> list[str]:
+    """Public modules, without "cflows."; a package that has names of its own stands for all of its modules."""
+    found = []
+    for m in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if "._" not in m.name:
+            home = importlib.import_module(m.name)
+            found += modules(home) if m.ispkg and not hasattr(home, "__all__") else [m.name.removeprefix("cflows.")]
+    return found
+
+
+MODULES = modules(cflows)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.md"))
 PAGES = [*NOTEBOOKS, *sorted((ROOT / "book").rglob("*.md"))]
 PAGES = [page for page in PAGES if not {"executed", "_build"} & set(page.parts)]
-SOURCES = [*PAGES, *sorted((ROOT / "cflows").glob("*.py"))]
+SOURCES = [*PAGES, *sorted((ROOT / "cflows").rglob("*.py"))]
 
 # Equations that no code has: an expansion, and what follows from others.
 NOT_IN_CODE = {"eq-cubic", "eq-scalar-nu"}
@@ -32,8 +48,10 @@ def module(name: str) -> types.ModuleType:
 
 
 def public(name: str) -> dict[str, object]:
-    """Functions and classes that a module defines for others."""
+    """Functions and classes that a module defines for others, or a package in `__all__`."""
     home = module(name)
+    if hasattr(home, "__path__"):
+        return {n: getattr(home, n) for n in home.__all__}
     found = {n: x for n, x in vars(home).items() if not n.startswith("_") and inspect.isroutine(x) | inspect.isclass(x)}
     return {n: x for n, x in found.items() if inspect.getmodule(x) is home}
 
@@ -126,12 +144,12 @@ def test_what_is_not_documented_would_be_found(monkeypatch):
 
 def test_every_public_module_has_its_place():
     text = "\n".join(page.read_text() for page in (ROOT / "book/api").glob("*.md"))
-    assert sorted(re.findall(r"^\.\. automodule:: cflows\.(\w+)$", text, re.MULTILINE)) == sorted(MODULES)
+    assert sorted(re.findall(r"^\.\. automodule:: cflows\.([\w.]+)$", text, re.MULTILINE)) == sorted(MODULES)
     toc = (ROOT / "_toc.yml").read_text()
     for page in (ROOT / "book/api").glob("*.md"):
         assert f"file: book/api/{page.stem}\n" in toc
     index = (ROOT / "book/api/index.md").read_text()
-    assert set(re.findall(r"{mod}`cflows\.(\w+)`", index)) == set(MODULES)
+    assert set(re.findall(r"{mod}`cflows\.([\w.]+)`", index)) == set(MODULES)
     named = {n for n in cflows.__all__ if n not in MODULES}
     assert named <= set(re.findall(r"`(?:cflows\.)?(\w+) <cflows", index))
 
@@ -189,7 +207,7 @@ def test_every_source_is_cited_and_every_citation_has_one():
             cited |= set(re.split(r",\s*", keys))
     assert cited == entries
     named = re.compile(r"\b[A-Z][a-zü]+(?: et al\.| and [A-Z][a-zü]+)?,? \(?(?:19|20)\d\d\b")  # and not by a key
-    for source in sorted((ROOT / "cflows").glob("*.py")):
+    for source in sorted((ROOT / "cflows").rglob("*.py")):
         assert not named.search(source.read_text()), source
 
 
@@ -200,8 +218,12 @@ def test_the_companion_is_cited_as_its_file_says():
     assert fields["title"] == file["title"]
     assert fields["note"] == f"Version {file['version']}"
     assert fields["author"] == " and ".join(a["name"] for a in file["authors"])
-    project = (ROOT / "pyproject.toml").read_text()
-    assert f'version = "{file["version"]}"' in project
+    assert file["version"] == cflows.__version__
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
+    assert urls["Source"] == repository["url"]
+    assert urls["Changelog"] == f"{repository['url']}/blob/{repository['branch']}/CHANGELOG.md"
+    assert urls["Homepage"] == clean.Home.read().site
     paper = file["references"][0]
     text = (ROOT / "book/references.bib").read_text()
     for value in (paper["title"], str(paper["year"]), *(a["family-names"] for a in paper["authors"])):

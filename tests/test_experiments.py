@@ -35,7 +35,7 @@ def test_a_run_is_computed_once(monkeypatch, cache):
     assert tree.attrs == again.attrs
     assert experiments.read(again) == experiments.get("rmsprop-resnet", "ci", **SMALL)
     assert set(again.attrs) == {
-        "simulation", "experiment", "summary", "preset", "weights", "data", "algorithm", "provenance",
+        "options", "fingerprint", "experiment", "summary", "preset", "weights", "data", "algorithm", "provenance",
     }  # fmt: skip
     assert set(made := store.provenance(again)) == {"cflows", "torch", "hardware", "date", "seconds"}
     assert all(made.values())

@@ -159,7 +159,7 @@ def test_weights_without_a_gradient_stay_out_of_it():
             f = Objective.from_module(module, nn.CrossEntropyLoss(), x[:, :inputs].to(dtype), y)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it starts beyond the edge
-                ends.append(quiet(f, RMSProp(2e-3, 0.99, eps=1e-8), 25, ("discrete", "central"), eigs=1, warmup=60))
+                ends.append(quiet(f, RMSProp(2e-3, 0.99, eps=1e-8), 25, ("discrete", "central"), eigs=1, burn_in=60))
         for name in ("discrete", "central"):
             assert ends[0][name]["predicted_loss"].notnull().all()
             np.testing.assert_allclose(ends[0][name]["predicted_loss"], ends[1][name]["predicted_loss"], rtol=1e-3)
@@ -242,7 +242,7 @@ def test_a_flow_that_loses_an_eigenvalue_says_so():
 
 
 def test_figures_do_not_show_as_a_prediction_what_is_not_to_be_trusted():
-    from cflows import figures
+    from cflows.book import figures
 
     f = Objective(lambda w: w[1] * w[0] ** 2 / 2 + (w[1] - 20).square(), torch.tensor([1e-3, 2.0], dtype=torch.float64))
     tree = quiet(f, GradientDescent(0.02), 30)

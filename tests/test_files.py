@@ -11,8 +11,9 @@ import torch
 import xarray as xr
 from test_experiments import SMALL
 
-from cflows import GradientDescent, Objective, RMSProp, experiments, figures, files, interactive, simulate, store
+from cflows import GradientDescent, Objective, RMSProp, experiments, files, simulate, store
 from cflows.__main__ import main
+from cflows.book import figures, interactive
 
 
 def objective():
@@ -139,7 +140,7 @@ def test_eigenvalues_that_were_looked_at_now_and_then_are_drawn_as_lines():
     figures.eigenvalues(ax := plt.figure().subplots(), np.arange(40), values)
     for line, value in zip(ax.lines, (2, 1), strict=True):
         assert line.get_xdata().tolist() == [0, 10, 20, 30]
-        assert (line.get_ydata() == value).all()
+        assert np.all(line.get_ydata() == value)
 
 
 def test_a_scrubber_says_what_a_run_lacks():

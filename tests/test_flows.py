@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from conftest import hessian, mlp_objective
 
 import cflows
-from cflows import GradientDescent, Objective, RMSProp, ScalarRMSProp, flows, processes
+from cflows import GradientDescent, Objective, RMSProp, ScalarRMSProp, flows
+from cflows.processes import subspace
 
 OPTIMIZERS = [
     RMSProp(0.05, 0.9, 1e-3),
@@ -116,7 +119,7 @@ def test_squared_gradient_of_the_oscillation_against_the_dense_hessian(rank):
     X = X @ X.T
     Sigma = Q[:, :rank] @ X @ Q[:, :rank].T
     twin = np.diag(H @ Sigma @ H)
-    extra = flows.excess(torch.from_numpy(p), torch.from_numpy(np.diag(Sigma).copy())).numpy()
+    extra = RMSProp(0.1, 0.9).excess(torch.from_numpy(p), torch.from_numpy(np.diag(Sigma).copy())).numpy()
     np.testing.assert_allclose(extra, twin, rtol=1e-10, atol=1e-12 * twin.max())
 
 
@@ -310,35 +313,34 @@ def test_while_eigenvectors_rotate_fast():
 
 
 def test_nu_makes_up_for_a_bend_of_an_eigenvector():
-    """Expected where it would be had it gone on turning as between the last two looks, it turns faster and faster."""
-    f = Objective(lambda w: (w**2).sum(), torch.ones(3, dtype=torch.float64))
-    opt, age, x, seen = RMSProp(0.1, 0.99), 5.0, 0.3, torch.tensor([1.0, 4.0, 9.0], dtype=torch.float64)
-    options = {"eigs": 1, "eig_every": 1, "eig_tol": 1e-3, "coords": torch.as_tensor([], dtype=torch.int64)}
+    """Expected where it would be had it gone on turning as between the last two refreshes, it turns faster."""
+    opt, age, x, nu = RMSProp(0.1, 0.99), 5.0, 0.3, torch.tensor([1.0, 4.0, 9.0], dtype=torch.float64)
+    p = opt.preconditioner(nu, 1 + age)
 
     def eigenvector(t):
         angle = torch.as_tensor(0.8 + 0.002 * t + 0.0005 * t**2, dtype=torch.float64)
-        return torch.stack([angle.cos(), angle.sin(), 0 * angle])[:, None] / flow.p().sqrt()[:, None]
+        return torch.stack([angle.cos(), angle.sin(), 0 * angle])[:, None] / p.sqrt()[:, None]
 
-    flow = processes.Central(f, opt, 1, 0.01, **options)
-    processes.Process.begin(flow, f.w0, seen, 1)
     start, turning = eigenvector(0), (eigenvector(0) - eigenvector(-age)) / age
     times = np.linspace(0, age, 1001)
     lacking = [eigenvector(t).square() - (start + t * turning).square() for t in times]
-    wanted = torch.stack([opt.rate * 4 * flow.p().square() * x * each[:, 0] for each in lacking]).mean(0) * age
-    flow.looked, flow.t = 1.0, 1 + age
-    flow.X = torch.tensor([[x]], dtype=torch.float64)
-    flow.critical = flows.Critical(np.zeros((1, 1)), start + age * turning, torch.zeros(1, 1, 3, dtype=torch.float64))
-    flow.late = flow.lacking(eigenvector(age))
-    np.testing.assert_allclose(flow.late[:2], wanted[:2], rtol=0.05)
-    assert flow.late[2] == 0
-    assert abs(flow.late[:2]).min() > 1e-6
-    flow.catch_up()
-    torch.testing.assert_close(flow.nu, seen + wanted, rtol=1e-3, atol=0)
-    ahead = flow.critical.U.T @ ((flow.p() - opt.preconditioner(seen, 1 + age))[:, None] * flow.critical.U)
-    np.testing.assert_allclose(flow.critical.A, 2 * ahead, rtol=1e-12)
-    before, flow.late = flow.nu, -flow.nu
-    flow.catch_up()
-    torch.testing.assert_close(flow.nu, (1 - processes.LITTLE) * before)  # a large correction is not one of first order
+    wanted = torch.stack([opt.rate * 4 * p.square() * x * each[:, 0] for each in lacking]).mean(0) * age
+    T = torch.zeros(1, 1, 3, dtype=torch.float64)
+    critical = flows.Critical(np.zeros((1, 1)), start + age * turning, T)
+    modes = flows.Modes(p.new_full((1,), 2.0), start, p[:, None] * start)
+    known = subspace.Subspace(modes, critical, refreshed=1.0, interval=age)
+    X = torch.tensor([[x]], dtype=torch.float64)
+    deficit = known.missed(opt, p[:, None], eigenvector(age), X, 1 + age)
+    np.testing.assert_allclose(deficit[:2], wanted[:2], rtol=0.05)
+    assert deficit[2] == 0
+    assert abs(deficit[:2]).min() > 1e-6
+    after, mended = replace(known, deficit=deficit).compensate(opt, nu, 1 + age)
+    torch.testing.assert_close(mended, nu + wanted, rtol=1e-3, atol=0)
+    ahead = critical.U.T @ ((opt.preconditioner(mended, 1 + age) - p)[:, None] * critical.U)
+    np.testing.assert_allclose(after.critical.A, 2 * ahead, rtol=1e-12)
+    assert after.deficit is None
+    large = replace(known, deficit=-nu).compensate(opt, nu, 1 + age)[1]  # not a correction of first order
+    torch.testing.assert_close(large, (1 - subspace.MAX_NU_CORRECTION) * nu)
 
 
 def test_an_accuracy_beyond_single_precision_is_no_error():
@@ -379,7 +381,7 @@ def test_the_stationary_flow_on_a_diagonal_quadratic_is_known():
 def test_the_stationary_flow_against_a_naive_twin(name):
     """Small explicit steps with dense H, solved for at each, and ∇⟨Σ̄, H⟩ by differences of dense Hessians."""
     f, opt = mlp_objective(width=8, examples=20), RMSProp(0.01, 0.95)
-    options = {"warmup": 60, "progress": False, "eig_every": 100}
+    options = {"burn_in": 60, "progress": False, "eig_every": 100}
     run = cflows.simulate(f, opt, 6, ("discrete", name), accuracy=1e-4, snapshot_every=100, **options)
     w, m = torch.from_numpy(run["snapshots/discrete"]["weights"].values[0]), 50
     losses = [float(f.value_and_grad(w)[0])]

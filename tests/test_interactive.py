@@ -8,7 +8,7 @@ from conftest import mlp_objective
 from py_mini_racer import MiniRacer
 
 import cflows
-from cflows import figures, interactive
+from cflows.book import figures, interactive
 
 H, P, W0 = np.array([[2.0, 1.2], [1.2, 1.6]]), np.array([3.0, 0.9]), np.array([0.8, -0.7])
 
@@ -18,7 +18,7 @@ def run():
     steps, coords = 60, [0, 10, 20]
     f, opt = mlp_objective(width=8, examples=20), cflows.RMSProp(0.01, 0.95)
     processes = ("discrete", "midpoint", "central")
-    return cflows.simulate(f, opt, steps, processes, warmup=60, coords=coords, eig_every=5, progress=False)
+    return cflows.simulate(f, opt, steps, processes, burn_in=60, coords=coords, eig_every=5, progress=False)
 
 
 def data_of(html):
@@ -44,7 +44,7 @@ def test_the_explorer_draws_two_weights():
 
 @pytest.mark.parametrize("hessian", [H, np.diag([1.0, 3.0]), np.array([[0.5, -2.0], [-2.0, 1.0]])])
 def test_the_page_solves_the_eigenproblem_that_the_library_solves(hessian):
-    script = resources.files("cflows").joinpath("interactive.js").read_text()
+    script = resources.files("cflows.book").joinpath("interactive.js").read_text()
     function = re.search(r"  function effective.*?\n  }\n", script, re.DOTALL).group(0)
     result = json.loads(MiniRacer().eval(f"{function} JSON.stringify(effective({hessian.tolist()}, {P.tolist()}))"))
     eigenvalues, Q = cflows.quadratic.effective_eigh(hessian, P)
@@ -92,18 +92,20 @@ def test_a_run_without_oscillation_can_be_shown(run):
     json.dumps(data, allow_nan=False)
 
 
-def test_a_figure_asks_for_plotly_while_the_book_is_built(monkeypatch, tmp_path, run):
+def test_a_figure_asks_for_plotly_where_there_is_a_folder_for_it(monkeypatch, tmp_path, run):
     monkeypatch.setenv("CFLOWS_MEDIA", str(tmp_path))
+    monkeypatch.setenv("CFLOWS_MEDIA_URL", "../some/where")
     for name, figure in (("quadratic", interactive.quadratic(H, P, W0)), ("training", interactive.training(run))):
         html = figure.data
-        assert f'data-interactive="{name}" data-plotly="../../_static/plotly.min.js"' in html
+        assert f'data-interactive="{name}" data-plotly="../some/where/plotly.min.js"' in html
         assert '<button type="button" class="load">' in html
         assert data_of(html)["steps"] == 60
         assert len(html) < 200_000
         assert not re.search(r"\b(?:src|href)=", html)
+    assert "plotly.js v" in (tmp_path / "plotly.min.js").read_text(encoding="utf-8")
 
 
-def test_a_figure_carries_plotly_anywhere_else(monkeypatch):
+def test_a_figure_carries_plotly_otherwise(monkeypatch):
     monkeypatch.delenv("CFLOWS_MEDIA", raising=False)
     html = interactive.quadratic(H, P, W0).data
     assert 'data-interactive="quadratic" data-plotly=""' in html

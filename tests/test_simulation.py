@@ -6,7 +6,7 @@ from conftest import mlp_objective
 from torch import nn
 
 import cflows
-from cflows import DivergenceError, GradientDescent, Objective, RMSProp, simulate, simulation
+from cflows import DivergenceError, GradientDescent, Objective, RMSProp, processes, simulate, simulation
 
 OPT = RMSProp(0.01, 0.95, bias_correction=True)
 ALL = ("discrete", "midpoint", "stable", "central", "ablated", "stationary", "ablated_stationary")
@@ -39,15 +39,15 @@ def test_the_tree():
 
 
 def test_a_branch_after_the_end_is_pointed_out():
-    with pytest.warns(UserWarning, match="begin at step branch, 9, and there are 2 steps"):
-        tree = quiet(mlp_objective(), OPT, 2, ("central", "stationary"), branch=9)
+    with pytest.warns(UserWarning, match="begin at step branch_step, 9, and there are 2 steps"):
+        tree = quiet(mlp_objective(), OPT, 2, ("central", "stationary"), branch_step=9)
     assert tree["stationary"]["loss"].isnull().all()
 
 
 def test_stationary_flows_leave_the_central_flow_at_the_branch():
-    processes = ("central", "stationary", "ablated_stationary")
-    tree = quiet(mlp_objective(width=8, examples=20), OPT, 60, processes, branch=30)
-    for name in processes[1:]:
+    chosen = ("central", "stationary", "ablated_stationary")
+    tree = quiet(mlp_objective(width=8, examples=20), OPT, 60, chosen, branch_step=30)
+    for name in chosen[1:]:
         assert tree[name]["loss"][:30].isnull().all()
         assert tree[name]["loss"][30:].notnull().all()
         apart = tree["distance"][f"{name}-central"]
@@ -62,7 +62,8 @@ def test_every_variable_says_what_it_is():
     f = mlp_objective(width=8, examples=20)
     tree = quiet(f, OPT, 60, ALL, coords=[3], outputs=lambda w: w[:2], snapshot_every=50)
     seen = {name for node in ALL for name in tree[node].data_vars}
-    assert seen == set(cflows.simulation.VARIABLES)
+    declared = {variable.name for name in ALL for variable in processes.PROCESSES[name].variables}
+    assert seen == declared
     for name in ALL:
         for variable in tree[name].data_vars.values():
             assert variable.attrs["long_name"]
@@ -180,9 +181,9 @@ def test_step_zero_is_before_the_first_step():
     assert float(tree["distance"]["central-discrete"][0]) == 0
 
 
-def test_warmup_is_the_same_optimizer():
+def test_burn_in_is_the_same_optimizer():
     f = mlp_objective()
-    long, short = quiet(f, OPT, 12, ("discrete",)), quiet(f, OPT, 5, ("discrete",), warmup=7)
+    long, short = quiet(f, OPT, 12, ("discrete",)), quiet(f, OPT, 5, ("discrete",), burn_in=7)
     np.testing.assert_allclose(short["discrete"]["loss"], long["discrete"]["loss"][7:], rtol=1e-12)
 
 
@@ -190,7 +191,7 @@ def test_eigenvalues_are_those_of_the_effective_hessian():
     from conftest import hessian
 
     f = mlp_objective()
-    tree = quiet(f, RMSProp(0.01, 0.95), 1, ("discrete",), eigs=3, warmup=4)
+    tree = quiet(f, RMSProp(0.01, 0.95), 1, ("discrete",), eigs=3, burn_in=4)
     w, nu = f.w0, OPT.init(f.w0)
     opt = RMSProp(0.01, 0.95)
     for t in range(1, 6):
@@ -245,7 +246,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, error):
 
         return Objective(loss, f.w0)
 
-    options = {"outputs": lambda w: w[:2] ** 2, "snapshot_every": 16, "branch": 20}
+    options = {"outputs": lambda w: w[:2] ** 2, "snapshot_every": 16, "branch_step": 20}
     whole = quiet(objective(), OPT, 60, ALL, **options)
     needed = calls
     assert float(whole["central"]["variances"].max()) > 0  # the interesting part is in it
@@ -270,23 +271,23 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, error):
         quiet(objective(), OPT, 60, ALL, checkpoint=checkpoint)
 
 
-@pytest.mark.parametrize("window", [8, 40])  # from before and after the stationary flows begin
-def test_the_last_steps_can_be_computed_again(tmp_path, window):
+@pytest.mark.parametrize("replay_steps", [8, 40])  # from before and after the stationary flows begin
+def test_the_last_steps_can_be_computed_again(tmp_path, replay_steps):
     f = mlp_objective(width=8, examples=20)
-    options = {"branch": 30, "coords": [1], "outputs": lambda w: w[:2] ** 2, "eig_tol": 1e-6, "accuracy": 1e-6}
-    tree = quiet(f, OPT, 60, ALL, window=window, **options)
+    options = {"branch_step": 30, "coords": [1], "outputs": lambda w: w[:2] ** 2, "eig_tol": 1e-6, "accuracy": 1e-6}
+    tree = quiet(f, OPT, 60, ALL, replay_steps=replay_steps, **options)
     tree.to_netcdf(tmp_path / "run.nc", engine="h5netcdf")
     with xr.open_datatree(tmp_path / "run.nc", engine="h5netcdf") as stored:
         again = simulation.replay(f, OPT, stored, options["outputs"])
     for name in (*ALL, "distance"):
-        there, here = tree[name].to_dataset().isel(step=slice(-window, None)), again[name].to_dataset()
-        assert here.sizes["step"] == window
+        there, here = tree[name].to_dataset().isel(step=slice(-replay_steps, None)), again[name].to_dataset()
+        assert here.sizes["step"] == replay_steps
         for variable in set(there.data_vars) - {"products", "gap", "eig_residual", "displacements"}:
             a, b = there[variable].values, here[variable].values
             seen = np.isfinite(a) & np.isfinite(b)  # the first looks at eigenvalues are at other steps
             assert seen.any() or not np.isfinite(a).any()
             # how eigenvectors turn is not known at first: steps of first order, whose errors decay
-            rtol = np.broadcast_to(np.where(np.arange(window) < 3, 0.05, 2e-3), a.T.shape).T
+            rtol = np.broadcast_to(np.where(np.arange(replay_steps) < 3, 0.05, 2e-3), a.T.shape).T
             assert (abs(a - b) <= rtol * abs(b) + 1e-7)[seen].all(), f"{name}, {variable}"
     with pytest.raises(ValueError, match="optimizer of the run is"):
         simulation.replay(f, RMSProp(0.02, 0.95, bias_correction=True), tree)
@@ -307,8 +308,8 @@ def test_nan_names_process_and_step_and_keeps_what_there_is():
     kept = caught.value.solution["discrete"]["loss"].values
     assert len(kept) > 0
     assert np.isfinite(kept).all()
-    with pytest.raises(DivergenceError, match="warm-up at step"):
-        quiet(bad, GradientDescent(0.5), 3, ("discrete",), warmup=30)
+    with pytest.raises(DivergenceError, match="burn-in at step"):
+        quiet(bad, GradientDescent(0.5), 3, ("discrete",), burn_in=30)
     start = Objective(lambda w: (w / 0).sum(), torch.tensor([1.0, 2.0]))
     with pytest.raises(DivergenceError, match="step 0"):
         quiet(start, OPT, 3)
@@ -316,9 +317,9 @@ def test_nan_names_process_and_step_and_keeps_what_there_is():
 
 def test_weights_without_gradient():
     f = Objective(lambda w: w[0] ** 2, torch.ones(2))
-    for warmup in (0, 2):
+    for burn_in in (0, 2):
         with pytest.raises(ValueError, match=r"at step 0: ν is exactly zero for 1 weights.*set eps above 0"):
-            quiet(f, RMSProp(0.1, 0.9), 3, warmup=warmup)
+            quiet(f, RMSProp(0.1, 0.9), 3, burn_in=burn_in)
     f = Objective(lambda w: 1.25 * w[0] ** 2 * (1 + w[1]) - 0.3 * w[1], torch.tensor([0.1, 0.0, 0.5]))
     tree = quiet(f, RMSProp(0.02, 0.9, eps=1e-8), 60, ("central",))
     assert float(tree["central"]["variances"].max()) > 0
@@ -382,7 +383,7 @@ def test_a_checkpoint_knows_its_objective_and_its_schedule(tmp_path):
 
 def test_a_start_beyond_the_edge_ends_at_the_edge():
     f = mlp_objective()
-    with pytest.warns(UserWarning, match="the central flow starts with .* eigenvalues .*warmup"):
+    with pytest.warns(UserWarning, match="the central flow starts with .* eigenvalues .*burn_in"):
         node = quiet(f, RMSProp(0.01, 0.95, bias_correction=True), 60, ("central",))["central"]
     top = node["eigenvalues"][:, 0].values
     assert top[0] > 8
@@ -397,7 +398,7 @@ def test_a_start_beyond_the_edge_ends_at_the_edge():
         ({"opt": torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)}, TypeError, "opt is a SGD"),
         ({"steps": 0}, ValueError, "steps is 0"),
         ({"steps": 1.5}, TypeError, "steps is 1.5"),
-        ({"warmup": -1}, ValueError, "warmup is -1"),
+        ({"burn_in": -1}, ValueError, "burn_in is -1"),
         ({"eigs": 0}, ValueError, "eigs is 0"),
         ({"substeps": 0}, ValueError, "substeps is 0"),
         ({"eig_every": 0}, ValueError, "eig_every is 0 for stable"),
@@ -405,11 +406,11 @@ def test_a_start_beyond_the_edge_ends_at_the_edge():
         ({"processes": ()}, ValueError, r"processes is \(\)"),
         ({"eig_every": {"discret": 1}}, ValueError, r"eig_every has \['discret'\]"),
         ({"eig_tol": 0}, ValueError, "eig_tol is 0"),
-        ({"window": 3}, ValueError, "window is 3; the run has no more than 2 steps"),
+        ({"replay_steps": 3}, ValueError, "replay_steps is 3; the run has no more than 2 steps"),
         ({"accuracy": 2}, ValueError, "accuracy is 2"),
         ({"processes": "ablated", "opt": GradientDescent(0.1)}, ValueError, "no ablated flow"),
-        ({"branch": -1}, ValueError, "branch is -1"),
-        ({"branch": 1, "processes": "stationary"}, ValueError, 'add "central" to processes'),
+        ({"branch_step": -1}, ValueError, "branch_step is -1"),
+        ({"branch_step": 1, "processes": "stationary"}, ValueError, 'add "central" to processes'),
         ({"processes": "stationary", "opt": GradientDescent(0.1)}, ValueError, "opt is GradientDescent"),
         ({"coords": [1.7]}, TypeError, "coords is 1.7"),
         ({"coords": [44]}, ValueError, r"coords has \[44\]; with 44 weights"),
@@ -494,6 +495,6 @@ def test_flows_come_to_rest(opt, loss, start):
 
 def test_eigenvalues_are_recorded_at_steps_whatever_the_substeps():
     opt = cflows.ScalarRMSProp(0.3, 0.95, bias_correction=True)
-    flow = quiet(mlp_objective(), opt, 40, ("central",), warmup=10, substeps=4)["central"]
+    flow = quiet(mlp_objective(), opt, 40, ("central",), burn_in=10, substeps=4)["central"]
     assert flow["variances"][:, 0].max() > 0
     assert flow["eigenvalues"][:, 0].notnull().mean() > 0.9

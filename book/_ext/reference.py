@@ -35,7 +35,8 @@ class Ours(PyXRefRole):
 
 def _link_own_types(app, config):
     """In the types of parameters our classes are links; those of other projects, whose pages are elsewhere, are not."""
-    modules = [importlib.import_module(f"cflows.{m.name}") for m in pkgutil.iter_modules(cflows.__path__)]
+    found = pkgutil.walk_packages(cflows.__path__, "cflows.")
+    modules = [importlib.import_module(m.name) for m in found if not m.name.endswith("__main__")]
     own = [c for m in modules for _, c in inspect.getmembers(m, inspect.isclass) if c.__module__ == m.__name__]
     names = [c.__name__ for c in own]
     config.numpydoc_xref_aliases = {

@@ -44,7 +44,9 @@ def engine() -> MiniRacer:
 
 @functools.cache
 def typeset(tex: str, display: bool) -> str:
-    return engine().eval(f"html.outerHTML(MathJax.tex2chtml({json.dumps(tex)}, {{display: {json.dumps(display)}}}))")
+    return str(
+        engine().eval(f"html.outerHTML(MathJax.tex2chtml({json.dumps(tex)}, {{display: {json.dumps(display)}}}))")
+    )
 
 
 def checked(tex: str, display: bool, node: nodes.Node) -> str:
@@ -87,7 +89,7 @@ def write_style(app, exception):
     if exception or app.builder.format != "html":
         return
     folder.mkdir(exist_ok=True)
-    (folder / "mathjax.css").write_text(engine().eval("html.textContent(MathJax.chtmlStylesheet())"))
+    (folder / "mathjax.css").write_text(str(engine().eval("html.textContent(MathJax.chtmlStylesheet())")))
     for font in (SOURCE / "output/chtml/fonts/woff-v2").glob("*.woff"):
         (folder / font.name).write_bytes(font.read_bytes())
     engine().close()

@@ -7,9 +7,6 @@ import operator
 from dataclasses import asdict, dataclass
 from html import escape
 
-import numpy as np
-import xarray as xr
-
 COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 SIGNS = {"<=": "≤", ">=": "≥"}
 KEY = "cflows.claim"  # under which an executed notebook keeps a claim among an output's metadata, for the scorecard
@@ -24,7 +21,7 @@ class Claim:
     id : str
         Short name, unique in the book; also the anchor on the page.
     row : int
-        Row of the list of figures and claims that the book sets out from.
+        Row of the table of what the book shows: ``book/rows.yml``, at the end of the scorecard.
     claim : str
         The statement, in a sentence.
     value : float
@@ -33,11 +30,17 @@ class Claim:
     threshold : float
         It holds if ``value comparison threshold``.
     percent : bool
-        Whether both are shown in per cent.
+        Whether both numbers are shown in per cent.
     figure : str
         Label of the figure that shows it.
     why : str
-        Why it falls short where it is known to. Empty: it is expected to hold.
+        Why it falls short. To be stated where, and only where, that is known: a strict build of the book fails on a
+        claim that falls short without a reason, and on one that holds in spite of one.
+
+    Raises
+    ------
+    ValueError
+        If there is no such comparison, or ``threshold`` is not finite.
     """
 
     id: str
@@ -46,9 +49,21 @@ class Claim:
     value: float
     comparison: str
     threshold: float
-    percent: bool
-    figure: str
-    why: str
+    percent: bool = False
+    figure: str = ""
+    why: str | None = ""
+
+    def __post_init__(self) -> None:
+        if self.comparison not in COMPARISONS:
+            raise ValueError(f"comparison is {self.comparison!r}; it must be one of {', '.join(COMPARISONS)}")
+        if not math.isfinite(self.threshold):
+            raise ValueError(f"threshold is {self.threshold}; it must be a finite number")
+        for name, value in (
+            ("value", float(self.value)),
+            ("threshold", float(self.threshold)),
+            ("why", self.why or ""),
+        ):
+            object.__setattr__(self, name, value)
 
     @property
     def holds(self) -> bool:
@@ -87,73 +102,19 @@ class Claim:
         return {"text/plain": str(self), "text/html": html}, {KEY: self.as_json()}
 
 
-def settle(
-    id: str,
-    row: int,
-    claim: str,
-    value: float,
-    comparison: str,
-    threshold: float,
-    *,
-    percent: bool = False,
-    figure: str = "",
-    why: str | None = None,
-) -> Claim:
+def settle(*fields, **options) -> Claim:
     """Show a claim with its verdict, in a notebook as a line that the scorecard links to.
 
     Parameters
     ----------
-    id : str
-        Short name, unique in the book; also the anchor on the page.
-    row : int
-        Row of the list of figures and claims that the book sets out from.
-    claim : str
-        The statement, in a sentence.
-    value, comparison, threshold
-        It holds if ``value comparison threshold``.
-    percent : bool
-        Whether both numbers are shown in per cent.
-    figure : str
-        Label of the figure that shows it.
-    why : str, optional
-        Why it falls short. To be stated where, and only where, that is known: when CI builds the book a claim without
-        it that falls short is an error, and so is one with it that holds.
+    *fields, **options
+        As of `Claim`; from ``percent`` on by keyword.
 
     Returns
     -------
     Claim
-
-    Raises
-    ------
-    ValueError
-        If there is no such comparison, or ``threshold`` is not finite.
     """
     from IPython.display import display
 
-    if comparison not in COMPARISONS:
-        raise ValueError(f"comparison is {comparison!r}; it must be one of {', '.join(COMPARISONS)}")
-    if not math.isfinite(threshold):
-        raise ValueError(f"threshold is {threshold}; it must be a finite number")
-    settled = Claim(id, row, claim, float(value), comparison, float(threshold), percent, figure, why or "")
-    display(settled)
-    return settled
-
-
-def locking_error(flow: xr.DataTree) -> float:
-    """How far from 2 eigenvalues of a central flow are once they have reached it.
-
-    Parameters
-    ----------
-    flow : xarray.DataTree
-        Node "central" of what `simulate` returns.
-
-    Returns
-    -------
-    float
-        Largest relative deviation, over the steps at which they were looked at; NaN if none has reached 2.
-    """
-    data = flow.to_dataset()
-    oscillating = data["variances"].values > 0
-    locked = oscillating[1:] & oscillating[:-1]
-    off = abs(data["eigenvalues"].values / 2 - 1)[1:][locked]
-    return float(np.nanmax(off)) if np.isfinite(off).any() else math.nan
+    display(claim := Claim(*fields, **options))
+    return claim

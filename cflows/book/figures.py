@@ -1,4 +1,4 @@
-"""The book's visual language, and films.
+"""The book's visual language.
 
 One colour a quantity, the same in every chapter, safe for colour-blind readers: the palette of Okabe and Ito
 :cite:yearpar:`okabe2008`, wine for what is stationary, and for the spectrum a scale of its own, from dark to light.
@@ -6,21 +6,16 @@ One colour a quantity, the same in every chapter, safe for colour-blind readers:
 
 from __future__ import annotations
 
-import base64
-import os
-import tempfile
-from collections.abc import Callable
-from html import escape
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
+from typing import cast
 
-import imageio_ffmpeg
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import ArrayLike
 
 #: Colours by quantity.
@@ -38,6 +33,16 @@ COLORS = {
 }
 #: Colours of the leading eigenvalues, the largest first.
 EIGENVALUES = ("#2D1160", "#721F81", "#B73779", "#F1605D", "#FEB078")
+#: How curves of processes are drawn, in this order; any other process comes after them, in a colour of matplotlib's.
+PROCESSES: dict[str, dict] = {
+    "discrete": {"color": COLORS["average"], "lw": 3, "label": "optimizer"},
+    "midpoint": {"color": COLORS["discrete"], "lw": 1, "label": "midpoints"},
+    "stable": {"color": COLORS["stable"], "label": "stable flow"},
+    "central": {"color": COLORS["central"], "lw": 1.2, "label": "central flow"},
+    "stationary": {"color": COLORS["stationary"], "label": "stationary flow"},
+    "ablated": {"color": COLORS["ablated"], "ls": "--", "label": "without penalty"},
+    "ablated_stationary": {"color": COLORS["ablated"], "ls": "--", "label": "without penalty"},
+}
 
 
 def use_style() -> None:
@@ -84,6 +89,18 @@ def threshold(ax: Axes, value: float = 2.0, label: str = "2, the edge of stabili
     ax.text(0.01, value, label, transform=ax.get_yaxis_transform(), va="bottom", fontsize=8.5, color="#666666")
 
 
+def mark(axes: Sequence[Axes], step: int) -> None:
+    """A dotted line at a step: the edge of stability, or where flows part.
+
+    Parameters
+    ----------
+    axes : sequence of matplotlib.axes.Axes
+    step : int
+    """
+    for ax in axes:
+        ax.axvline(step, color=COLORS["threshold"], lw=1, ls=":")
+
+
 def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, **style) -> None:
     """Leading eigenvalues of the effective Hessian over time, the largest on top.
 
@@ -101,6 +118,47 @@ def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, 
     for j in range(min(count, values.shape[1], len(EIGENVALUES))):
         seen = np.isfinite(values[:, j])
         ax.plot(np.asarray(steps)[seen], values[seen, j], color=EIGENVALUES[j], zorder=10 - j, **style)
+
+
+def compare(
+    run: xr.DataTree,
+    variables: Mapping[str, str | Callable[[xr.Dataset], ArrayLike]],
+    processes: Sequence[str] = (),
+    optimizer: str = "optimizer",
+    axes: Sequence[Axes] = (),
+) -> Figure:
+    """Processes of a run beside each other over time, a panel for each variable.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        As of `simulate`.
+    variables : mapping from title to str or callable
+        Name of a variable, the first if it has several numbers a step (the largest eigenvalue), or a function of a
+        process's data that returns an array (steps,).
+    processes : sequence of str
+        Which to draw; by default all.
+    optimizer : str
+        What it is called in the legend.
+    axes : sequence of matplotlib.axes.Axes
+        Where to draw; by default a row of a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    axes = axes or np.ravel(plt.subplots(1, len(variables), figsize=(8.2, 3.3), squeeze=False)[1]).tolist()
+    others = cycle(f"C{i}" for i in range(2, 10))
+    for name in processes or [name for name in run.children if "loss" in run[name]]:
+        data, style = run[name].to_dataset(), PROCESSES.get(name) or {"color": next(others), "label": name}
+        style = style | ({"label": optimizer} if name == "discrete" else {})
+        for ax, (title, variable) in zip(axes, variables.items(), strict=True):
+            values = variable(data) if callable(variable) else data[variable].interpolate_na("step")
+            values = np.asarray(values)
+            ax.plot(data["step"], values if values.ndim == 1 else values[:, 0], **style)
+            ax.set(title=title, xlabel="step")
+    axes[0].legend(loc="best", fontsize=8)
+    return cast(Figure, axes[0].figure)
 
 
 def beside(run: xr.DataTree, optimizer: str) -> Figure:
@@ -136,96 +194,3 @@ def beside(run: xr.DataTree, optimizer: str) -> Figure:
     bottom.set(ylabel=f"distance to {optimizer}", xlabel="step", xlim=(0, len(step)))
     bottom.legend(loc="upper left")
     return fig
-
-
-def film(fig: Figure, draw: Callable[[int], object], frames: int, name: str, alt: str, fps: int = 25):
-    """An H.264 film of a figure, for display in a notebook.
-
-    While the book is built (environment variable ``CFLOWS_MEDIA``, a folder) the film and its poster, the last frame,
-    become files beside the page; anywhere else they are part of the notebook.
-
-    Parameters
-    ----------
-    fig : matplotlib.figure.Figure
-        Closed afterwards.
-    draw : callable
-        ``draw(i)`` changes the figure into its i-th frame.
-    frames : int
-        Number of frames.
-    name : str
-        Name of the files, without what follows the dot.
-    alt : str
-        What is to be seen, for those who can't.
-    fps : int
-        Frames a second.
-
-    Returns
-    -------
-    IPython.display.HTML
-    """
-    from IPython.display import HTML
-
-    folder = Path(os.environ.get("CFLOWS_MEDIA") or tempfile.mkdtemp())
-    folder.mkdir(parents=True, exist_ok=True)
-    film, poster = folder / f"{name}.mp4", folder / f"{name}.jpg"
-    width, height = (2 * round(x / 2) for x in fig.canvas.get_width_height())  # the codec wants even numbers
-    fig.set_size_inches((width + 0.1) / fig.dpi, (height + 0.1) / fig.dpi)
-    if isinstance(engine := fig.get_layout_engine(), ConstrainedLayoutEngine):
-        engine.set(rect=(0, 45 / height, 1, 1 - 45 / height))  # room for the player's controls
-    fig.canvas.draw()
-    fig.set_layout_engine("none")  # laying out each frame anew would double the time
-    with mpl.rc_context({"savefig.bbox": "standard"}):
-        writer = imageio_ffmpeg.write_frames(
-            str(film), (width, height), fps=fps, codec="libx264", quality=None, macro_block_size=2,
-            output_params=["-crf", "26", "-preset", "slow", "-movflags", "+faststart"],
-        )  # fmt: skip
-        writer.send(None)
-        for i in range(frames):
-            draw(i)
-            fig.canvas.draw()
-            pixels = np.asarray(fig.canvas.buffer_rgba())  # type: ignore[attr-defined]
-            writer.send(np.ascontiguousarray(pixels[:, :, :3]).tobytes())
-        writer.close()
-        fig.savefig(poster, dpi=fig.dpi, pil_kwargs={"quality": 82})
-    plt.close(fig)
-    if os.environ.get("CFLOWS_MEDIA"):
-        sources = [f"../../_static/media/{path.name}" for path in (film, poster)]
-    else:
-        kinds = ("video/mp4", "image/jpeg")
-        sources = [
-            f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-            for kind, path in zip(kinds, (film, poster), strict=True)
-        ]
-    return HTML(
-        f'<video controls muted loop playsinline preload="none" width="{width}" height="{height}" '
-        f'poster="{sources[1]}" aria-label="{escape(alt)}" '
-        f'style="max-width: 100%; height: auto; --tall: {height / width:.3f}">'
-        f'<source src="{sources[0]}" type="video/mp4">{escape(alt)}</video>'
-    )
-
-
-def training_film(fig: Figure, steps: int, frames: int, name: str, alt: str, fps: int = 20):
-    """A `film` in which the curves of a figure that have a point for each step are drawn as training runs.
-
-    Parameters
-    ----------
-    fig : matplotlib.figure.Figure
-        With whole curves.
-    steps : int
-        Number of points of the curves that grow; others stay as they are.
-    frames, name, alt, fps
-        As of `film`.
-
-    Returns
-    -------
-    IPython.display.HTML
-    """
-    lines = [line for ax in fig.axes for line in ax.lines if np.size(line.get_xdata()) == steps]
-    curves = [np.asarray(line.get_data()) for line in lines]
-
-    def draw(i: int) -> None:
-        until = round((i + 1) / frames * steps)
-        for line, curve in zip(lines, curves, strict=True):
-            line.set_data(*curve[:, :until])
-
-    return film(fig, draw, frames, name, alt, fps)

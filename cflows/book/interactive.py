@@ -1,13 +1,12 @@
 """Interactive figures that need no kernel: what they show, and the page's side of it (interactive.js, interactive.css).
 
-While the book is built (environment variable CFLOWS_MEDIA) a figure is a poster with a button, which loads Plotly from
-the site's static files; anywhere else Plotly is part of the notebook, and the figure is there at once.
+Plotly is part of the notebook, and the figure is there at once. If Plotly is a file to link to (`publish`), the figure
+is a poster with a button that loads it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from html import escape
 from importlib import resources
 
@@ -16,10 +15,8 @@ import xarray as xr
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from . import figures
-from .quadratic import effective_eigh, preconditioned_gd
-
-PLOTLY = "../../_static/plotly.min.js"  # as seen from a chapter's page
+from ..quadratic import effective_eigh, preconditioned_gd
+from . import figures, media
 
 
 def quadratic(H: Float[np.ndarray, "2 2"], p: Float[np.ndarray, "2"], w0: Float[np.ndarray, "2"], steps: int = 60):
@@ -158,21 +155,19 @@ def _rounded(x: ArrayLike, digits: int = 3):
 
 def _html(name: str, data: dict, curves: list[tuple], window: tuple[float, float, float, float], call: str):
     from IPython.display import HTML
+    from plotly.offline import get_plotlyjs
 
     files = resources.files(__package__)
     script, style = (files.joinpath(f"interactive.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
-    if os.environ.get("CFLOWS_MEDIA"):
-        address, plotly = PLOTLY, ""
-    else:
-        from plotly.offline import get_plotlyjs
-
-        address, plotly = "", f"<script>{get_plotlyjs()}</script>"
+    plotly = get_plotlyjs()
+    address = media.publish("plotly.min.js", plotly.encode())
+    embedded = "" if address else f"<script>{plotly}</script>"
     data |= {"colors": figures.COLORS, "palette": figures.EIGENVALUES}
     return HTML(
         f'<div class="cflows-interactive" data-interactive="{name}" data-plotly="{address}">'
         f"<style>{style}</style>{_poster(curves, window, call)}"
         f'<script type="application/json">{json.dumps(data, separators=(",", ":"))}</script></div>'
-        f"{plotly}<script>{script}</script>"
+        f"{embedded}<script>{script}</script>"
     )
 
 

@@ -1,0 +1,26 @@
+# The public names, for type checkers and for `lazy_loader`, which reads this file when cflows is imported.
+from . import checks as checks
+from . import data as data
+from . import differences as differences
+from . import eigen as eigen
+from . import experiments as experiments
+from . import flows as flows
+from . import models as models
+from . import modules as modules
+from . import preconditioners as preconditioners
+from . import quadratic as quadratic
+from . import sdcp as sdcp
+from . import simulation as simulation
+from . import stationary as stationary
+from . import store as store
+from . import tasks as tasks
+from .errors import ConvergenceError as ConvergenceError
+from .errors import DivergenceError as DivergenceError
+from .objective import Objective as Objective
+from .optimizers import GradientDescent as GradientDescent
+from .optimizers import RMSProp as RMSProp
+from .optimizers import ScalarRMSProp as ScalarRMSProp
+from .simulation import simulate as simulate
+
+__all__: list[str]
+__version__: str

@@ -1,0 +1,1 @@
+"""What the chapters are made with: claims, figures, animations and interactive pages."""

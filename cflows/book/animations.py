@@ -1,0 +1,105 @@
+"""Figures that move: H.264 videos for display in a notebook."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+import imageio_ffmpeg
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from . import media
+
+
+def animation(fig: Figure, draw: Callable[[int], object], frames: int, name: str, alt: str, fps: int = 25):
+    """A video of a figure, with its last frame as the poster.
+
+    Both are part of the notebook, or files that it links to (`publish`).
+
+    Parameters
+    ----------
+    fig : matplotlib.figure.Figure
+        Closed afterwards.
+    draw : callable
+        ``draw(i)`` changes the figure into its i-th frame.
+    frames : int
+        Number of frames.
+    name : str
+        Name of the files, without what follows the dot.
+    alt : str
+        What is to be seen, for those who can't.
+    fps : int
+        Frames a second.
+
+    Returns
+    -------
+    IPython.display.HTML
+    """
+    from IPython.display import HTML
+
+    width, height = (2 * round(x / 2) for x in fig.canvas.get_width_height())  # the codec wants even numbers
+    fig.set_size_inches((width + 0.1) / fig.dpi, (height + 0.1) / fig.dpi)
+    if isinstance(engine := fig.get_layout_engine(), ConstrainedLayoutEngine):
+        engine.set(rect=(0, 45 / height, 1, 1 - 45 / height))  # room for the player's controls
+    fig.canvas.draw()
+    fig.set_layout_engine("none")  # laying out each frame anew would double the time
+    sources = []
+    with tempfile.TemporaryDirectory() as folder, mpl.rc_context({"savefig.bbox": "standard"}):
+        video, poster = Path(folder, f"{name}.mp4"), Path(folder, f"{name}.jpg")
+        writer = imageio_ffmpeg.write_frames(
+            str(video), (width, height), fps=fps, codec="libx264", quality=None, macro_block_size=2,
+            output_params=["-crf", "26", "-preset", "slow", "-movflags", "+faststart"],
+        )  # fmt: skip
+        writer.send(None)
+        for i in range(frames):
+            draw(i)
+            fig.canvas.draw()
+            pixels = np.asarray(fig.canvas.buffer_rgba())  # type: ignore[attr-defined]
+            writer.send(np.ascontiguousarray(pixels[:, :, :3]).tobytes())
+        writer.close()
+        fig.savefig(poster, dpi=fig.dpi, pil_kwargs={"quality": 82})
+        for path, kind in ((video, "video/mp4"), (poster, "image/jpeg")):
+            content = path.read_bytes()
+            embedded = f"data:{kind};base64,{base64.b64encode(content).decode()}"
+            sources.append(media.publish(path.name, content) or embedded)
+    plt.close(fig)
+    return HTML(
+        f'<video controls muted loop playsinline preload="none" width="{width}" height="{height}" '
+        f'poster="{sources[1]}" aria-label="{escape(alt)}" '
+        f'style="max-width: 100%; height: auto; --tall: {height / width:.3f}">'
+        f'<source src="{sources[0]}" type="video/mp4">{escape(alt)}</video>'
+    )
+
+
+def training_animation(fig: Figure, steps: int, frames: int, name: str, alt: str, fps: int = 20):
+    """An `animation` in which the curves of a figure that have a point for each step are drawn as training runs.
+
+    Parameters
+    ----------
+    fig : matplotlib.figure.Figure
+        With whole curves.
+    steps : int
+        Number of points of the curves that grow; others stay as they are.
+    frames, name, alt, fps
+        As of `animation`.
+
+    Returns
+    -------
+    IPython.display.HTML
+    """
+    lines = [line for ax in fig.axes for line in ax.lines if np.size(line.get_xdata()) == steps]
+    curves = [np.asarray(line.get_data()) for line in lines]
+
+    def draw(i: int) -> None:
+        until = round((i + 1) / frames * steps)
+        for line, curve in zip(lines, curves, strict=True):
+            line.set_data(*curve[:, :until])
+
+    return animation(fig, draw, frames, name, alt, fps)

@@ -1,0 +1,375 @@
+"""Numbers that say how well a flow describes an optimizer.
+
+Each is a function of a run, or of one process of it, as `simulate` returns them. A part of a run is a run:
+``run.isel(step=slice(600, None))``. Time-averages are those of `smooth`, on both sides of a comparison and over the
+same steps. A number is NaN where it is undefined, for example because the edge is not reached. Steps at which the flow
+itself is in doubt (its variable ``trusted``) count like all others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+from .averaging import smooth
+
+
+def edge(process: xr.DataTree, threshold: float = 2.0) -> int:
+    """Where a process comes to the edge of stability.
+
+    Parameters
+    ----------
+    process : xarray.DataTree
+        Node of a run.
+    threshold : float
+        Eigenvalue of P⁻¹H beyond which the optimizer oscillates.
+
+    Returns
+    -------
+    int
+        The first step at which the flow's oscillation has a variance: then an eigenvalue is at the threshold. For a
+        process without variances (an optimizer, the stable flow) the first step at which the largest eigenvalue was
+        computed and is not below the threshold. If there is none, the number of steps, so that nothing comes after.
+    """
+    variances, eigenvalues = _arrays(process, "variances", "eigenvalues")
+    at = variances[:, 0] > 0
+    if not at.any():
+        at = eigenvalues[:, 0] >= threshold
+    return int(np.argmax(at)) if at.any() else at.size
+
+
+def stopped(process: xr.DataTree) -> int:
+    """The last step that a process has: where a flow was stopped, or the end of the run.
+
+    Parameters
+    ----------
+    process : xarray.DataTree
+        Node of a run.
+
+    Returns
+    -------
+    int
+    """
+    return int(np.flatnonzero(np.isfinite(_arrays(process, "loss")[0]))[-1])
+
+
+def error(
+    run: xr.DataTree,
+    variable: str,
+    flow: str = "central",
+    *,
+    predicted: str = "",
+    statistic: Callable[[np.ndarray], float] = np.median,
+    margin: int = 0,
+) -> float:
+    """Relative error of a time-average that a flow predicts for the optimizer, from the flow's edge on.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        With "discrete" and the flow.
+    variable : str
+        Variable of the optimizer, such as "loss" or "nu_sum".
+    flow : str
+        Name of the flow.
+    predicted : str
+        Variable of the flow to compare; by default "predicted_" + ``variable`` if the flow has that, or ``variable``.
+    statistic : callable
+        What to return of the errors at all steps (and weights).
+    margin : int
+        Number of last steps to leave out: at the end of a run an average lacks the later half of its kernel.
+
+    Returns
+    -------
+    float
+        Statistic of |smooth(predicted) / smooth(actual) - 1|.
+    """
+    node = run.children[flow]
+    if not predicted:
+        predicted = f"predicted_{variable}" if f"predicted_{variable}" in node else variable
+    (prediction,), (actual,) = _arrays(node, predicted), _arrays(run.children["discrete"], variable)
+    off = abs(smooth(prediction) / smooth(np.where(np.isnan(prediction), np.nan, actual)) - 1)
+    return _of(statistic, off[edge(node) : len(off) - margin])
+
+
+def variance_error(flow: xr.DataTree, j: int = 0) -> float:
+    """Median relative error of the variance that a central flow predicts along an eigenvector of Σ.
+
+    Parameters
+    ----------
+    flow : xarray.DataTree
+        Node "central" of a run.
+    j : int
+        Index of the eigenvector, 0 for the largest variance.
+
+    Returns
+    -------
+    float
+        Of time-averages of the variance and of the optimizer's squared displacement, over the steps with a variance.
+    """
+    variance, displacement = (x[:, j] for x in _arrays(flow, "variances", "displacements"))
+    variance, square = (smooth(np.where(variance > 0, x, np.nan)) for x in (variance, displacement**2))
+    return _of(np.median, abs(variance / square - 1))
+
+
+def output_error(run: xr.DataTree) -> float:
+    """Median relative error of the standard deviation that the central flow predicts for outputs, from its edge on.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        With "discrete" and "central", and ``outputs``.
+
+    Returns
+    -------
+    float
+        Against deviations of the optimizer's outputs from those at its midpoints, (2f_t - f_{t-1} - f_{t+1}) / 4.
+    """
+    central = run.children["central"]
+    (f,), (deviation,) = _arrays(run.children["discrete"], "outputs"), _arrays(central, "output_deviations")
+    swing = np.full_like(f, np.nan)
+    swing[1:-1] = (2 * f[1:-1] - f[:-2] - f[2:]) / 4
+    actual, predicted = (np.sqrt(smooth(x**2)) for x in (swing, np.where(np.isnan(swing), np.nan, deviation)))
+    return _of(np.median, abs(predicted / actual - 1)[edge(central) :])
+
+
+def snapshot_error(run: xr.DataTree, variable: str = "nu") -> float:
+    """Median relative error of the central flow over all weights and all snapshots after its edge.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        With snapshots of "discrete" and "central".
+    variable : str
+        One that the snapshots have.
+
+    Returns
+    -------
+    float
+    """
+    actual, predicted = (run[f"snapshots/{name}"].to_dataset() for name in ("discrete", "central"))
+    off = abs(predicted[variable] / actual[variable] - 1)
+    (steps,), at = _arrays(run.children["central"], "step"), edge(run.children["central"])
+    return _of(np.median, off.values[off["step"].values > steps[0] + at])
+
+
+def stable_error(run: xr.DataTree) -> float:
+    """Largest relative error of the stable flow's loss before the central flow comes to the edge; nothing is averaged.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        With "discrete", "stable" and "central".
+
+    Returns
+    -------
+    float
+    """
+    stable, actual = (_arrays(run.children[name], "loss")[0] for name in ("stable", "discrete"))
+    return _of(np.max, abs(stable / actual - 1)[: edge(run.children["central"])])
+
+
+def distance_ratio(run: xr.DataTree) -> float:
+    """Distance of the central flow to the optimizer over that of the stable flow, where the stable flow was stopped.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        With "discrete", "stable" and "central".
+
+    Returns
+    -------
+    float
+    """
+    at = run["distance"].to_dataset().isel(step=stopped(run.children["stable"]))
+    return float(at["central-discrete"] / at["stable-discrete"])
+
+
+def locking_error(flow: xr.DataTree, threshold: float = 2.0) -> float:
+    """How far from the threshold eigenvalues of a central flow are once they have reached it.
+
+    Parameters
+    ----------
+    flow : xarray.DataTree
+        Node "central" of a run.
+    threshold : float
+        As of `edge`.
+
+    Returns
+    -------
+    float
+        Largest relative deviation over the steps at which they were computed, and that of the step before.
+    """
+    variances, eigenvalues = _arrays(flow, "variances", "eigenvalues")
+    at, off = variances > 0, abs(eigenvalues / threshold - 1)
+    return _of(np.max, off[1:][at[1:] & at[:-1]])
+
+
+def hovering_error(process: xr.DataTree, threshold: float = 2.0) -> float:
+    """Mean relative deviation of the largest eigenvalue of P⁻¹H from the threshold, from the edge on.
+
+    Parameters
+    ----------
+    process : xarray.DataTree
+        Node of a run; for an optimizer "midpoint", where oscillations have averaged out.
+    threshold : float
+        As of `edge`.
+
+    Returns
+    -------
+    float
+    """
+    (eigenvalues,) = _arrays(process, "eigenvalues")
+    return _of(np.mean, abs(eigenvalues[edge(process, threshold) :, 0] / threshold - 1))
+
+
+def step_size_error(process: xr.DataTree, settling: int = 20) -> float:
+    """Median relative error of 2/S, S the sharpness, as the effective step size of an optimizer that has only one.
+
+    Parameters
+    ----------
+    process : xarray.DataTree
+        Node of a run, such as "midpoint", under gradient descent or Scalar RMSProp.
+    settling : int
+        Steps after the edge to leave out.
+
+    Returns
+    -------
+    float
+        With P = pI the eigenvalue λ of P⁻¹H is S/p, and the error |2/λ - 1|.
+    """
+    (eigenvalues,) = _arrays(process, "eigenvalues")
+    return _of(np.median, abs(2 / eigenvalues[edge(process) + settling + 1 :, 0] - 1))
+
+
+def decreasing(process: xr.DataTree) -> float:
+    """Share of steps in which the time-average of the loss decreases.
+
+    Parameters
+    ----------
+    process : xarray.DataTree
+        Node of a run.
+
+    Returns
+    -------
+    float
+    """
+    return _of(np.mean, np.diff(smooth(_arrays(process, "loss")[0])) < 0)
+
+
+def fluctuation(process: xr.DataTree) -> float:
+    """How much more the squared gradient fluctuates than ν does.
+
+    Parameters
+    ----------
+    process : xarray.DataTree
+        Node of a run, with ``coords``.
+
+    Returns
+    -------
+    float
+        Ratio of their standard deviations, relative to their time-averages; median over the recorded weights.
+    """
+    series = _arrays(process, "grad_sq", "nu")
+    square, nu = (np.nanstd(x / smooth(x), axis=0) if len(x) else np.array([]) for x in series)
+    return _of(np.median, square / nu)
+
+
+def oscillation_share(flow: xr.DataTree) -> float:
+    """Mean share of the oscillation in the squared norm of the gradient that a central flow predicts, from its edge on.
+
+    Parameters
+    ----------
+    flow : xarray.DataTree
+        Node "central" of a run.
+
+    Returns
+    -------
+    float
+        Of 1 - ‖∇L‖² / (‖∇L‖² + Σᵢ 4pᵢ²Σᵢᵢ), of time-averages.
+    """
+    floor, total = (smooth(x) for x in _arrays(flow, "grad_norm_sq", "predicted_grad_norm_sq"))
+    return _of(np.mean, (1 - floor / total)[edge(flow) :])
+
+
+def curvature_share(flow: xr.DataTree) -> Float[np.ndarray, "steps"]:
+    """Share of curvature regularisation in what holds eigenvalues at the threshold; the rest is the growth of ν.
+
+    Parameters
+    ----------
+    flow : xarray.DataTree
+        Node "central" of a run.
+
+    Returns
+    -------
+    array (steps,)
+        ⟨X, B₁[X]⟩ / ⟨X, B[X]⟩; NaN while nothing oscillates.
+    """
+    curvature, growth = _arrays(flow, "curvature_reduction", "nu_growth")
+    return curvature / (curvature + growth)
+
+
+def smaller_share(flow: xr.DataTree) -> float:
+    """The smaller of the two shares of `curvature_share` at the step at which it is least: above 0 if both always help.
+
+    Parameters
+    ----------
+    flow : xarray.DataTree
+        Node "central" of a run.
+
+    Returns
+    -------
+    float
+    """
+    share = curvature_share(flow)
+    return _of(np.min, np.minimum(share, 1 - share))
+
+
+def balance_error(flow: xr.DataTree) -> float:
+    """Relative difference of what holds eigenvalues at the threshold and what raises them, at the median step.
+
+    Parameters
+    ----------
+    flow : xarray.DataTree
+        Node "central" of a run.
+
+    Returns
+    -------
+    float
+    """
+    rise, curvature, growth = _arrays(flow, "rise", "curvature_reduction", "nu_growth")
+    return abs(_of(np.median, (curvature + growth) / rise) - 1)
+
+
+def ablation(run: xr.DataTree) -> dict[str, float]:
+    """What the curvature penalty does: values at the end of the flow without it over those of the flow with it.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        With "central", "ablated" and snapshots.
+
+    Returns
+    -------
+    dict
+        Ratios of "loss", "sharpness" (at the last snapshot) and "mean step size", the harmonic mean n / tr P.
+    """
+    flows = [run[name].to_dataset() for name in ("ablated", "central")]
+    without, with_it = (
+        [float(d["loss"][-1]), float(d["sharpness"].dropna("step")[-1]), 1 / float(d["p_sum"][-1])] for d in flows
+    )
+    return dict(zip(("loss", "sharpness", "mean step size"), np.divide(without, with_it).tolist(), strict=True))
+
+
+def _arrays(process: xr.DataTree, *names: str) -> list[np.ndarray]:
+    data = process.to_dataset()
+    return [data[name].values for name in names]
+
+
+def _of(statistic: Callable[[np.ndarray], float], values: np.ndarray) -> float:
+    there = values[~np.isnan(values)]
+    return float(statistic(there)) if there.size else math.nan

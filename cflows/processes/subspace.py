@@ -1,0 +1,187 @@
+"""What the central flow knows of the eigenvectors near the threshold: predicted from step to step, and corrected.
+
+To refresh costs Hessian-vector products and third derivatives. In between eigenvectors and third derivatives go on
+changing as they did between the last two refreshes. A correction measures how far off that was, and sets by it when the
+next is due.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .. import flows
+from ..eigen import Eigenpairs
+from ..optimizers import Optimizer
+
+MAX_SIN2_ROTATION = 0.1  # squared sine beyond which an eigenvector is a new one, not the old one that has turned
+MAX_NU_CORRECTION = 0.01  # share of ν: the correction is of first order, and right to its square
+MAX_INTERVAL_GROWTH = 2.0  # of the time between refreshes, from one to the next
+MIN_INTERVAL_GROWTH = 0.5
+MIN_RISE = 0.005  # thresholds a unit of time: an eigenvalue that comes near is supposed to rise by that, at least
+RISE = 2.0  # and so many times as fast as it did
+# An eigenvector bends quadratically away from its extrapolation. ∫₀¹ t (1 + t) / 2 dt is the mean of what that misses,
+# over what it misses at the end, if the last interval was as long.
+MEAN_EXTRAPOLATION_ERROR = 5 / 12
+MAX_REFINEMENT = 16  # steps are shortened by this factor at most
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """The eigenvectors that are followed.
+
+    Attributes
+    ----------
+    modes : Modes
+        All of them, as of the last refresh.
+    critical : Critical, optional
+        Those near enough to the threshold to oscillate, as expected now.
+    refreshed : float
+        Time of the last refresh.
+    interval : float
+        Units of time until the next is due.
+    arrival : float
+        Units of time, from the refresh on, until the next eigenvalue may come to the threshold.
+    drifted : float
+        How far α has moved θ - λ since the last refresh.
+    deficit : Tensor (n,) or (), optional
+        What ν has missed, from a refresh to the end of the step.
+    """
+
+    modes: flows.Modes
+    critical: flows.Critical | None
+    refreshed: float
+    interval: float
+    arrival: float = math.inf
+    drifted: float = 0.0
+    deficit: Tensor | None = None
+
+    def predict(self, step: flows.Step, dt: float) -> Subspace:
+        """After a step."""
+        if self.critical is None:
+            return self
+        assert step.drift is not None
+        drifted = self.drifted + dt * float(np.linalg.norm(step.drift.alpha))
+        return replace(self, critical=self.critical.after(dt)._replace(A=step.A), drifted=drifted)
+
+    def compensate(self, opt: Optimizer, nu: Tensor, t: float) -> tuple[Subspace, Tensor]:
+        """Give ν what it has missed, as far as that is little; and ν."""
+        if self.critical is None or self.deficit is None:
+            return self, nu
+        U, most = self.critical.U, MAX_NU_CORRECTION * nu
+        before, nu = opt.preconditioner(nu, t), nu + self.deficit.clamp(-most, most)
+        change = (opt.preconditioner(nu, t) - before).expand(len(U))
+        A = self.critical.A + flows.float64(opt.threshold * U.T @ (change[:, None] * U))
+        return replace(self, critical=self.critical._replace(A=A), deficit=None), nu
+
+    def missed(
+        self, opt: Optimizer, P: Float[Tensor, "n 1"], critical: Float[Tensor, "n k"], X: Tensor | None, t: float
+    ) -> Tensor | None:
+        """What ν has missed of diag Σ, since critical eigenvectors have bent away from where they were expected."""
+        if self.critical is None or X is None or not critical.shape[1]:
+            return None
+        expected = self.critical.U
+        bent = project(expected, critical, P)[1]
+        same = torch.as_tensor(squares(bent, P) < MAX_SIN2_ROTATION, dtype=bent.dtype, device=bent.device)
+        change = flows.diagonal(expected - same * bent, X) - flows.diagonal(expected, X)
+        rate = opt.rate * opt.moment(opt.excess(P[:, 0], change))
+        return MEAN_EXTRAPOLATION_ERROR * (t - self.refreshed) * rate
+
+
+def correct(
+    old: Subspace | None,
+    opt: Optimizer,
+    t: float,
+    dt: float,
+    pairs: Eigenpairs,
+    T: Float[Tensor, "k k n"],
+    P: Float[Tensor, "n 1"],
+    X: Tensor | None,
+    accuracy: float,
+    penalised: bool,
+) -> tuple[Subspace, Float[Tensor, "n m"] | None]:
+    """Take up new eigenpairs, and judge by them what was supposed since the last refresh.
+
+    What the drift has missed of θP - H is made up for over as long as it took to accrue, what ν has missed in a step.
+
+    Parameters
+    ----------
+    old : Subspace, optional
+        What was known, as predicted for now.
+    opt : Optimizer
+    t, dt : float
+        Time, and the length of the steps.
+    pairs : Eigenpairs
+        Those near the threshold, and the next.
+    T : Tensor (k, k, n)
+        Third derivatives along the first k of them, the critical ones.
+    P : Tensor (n, 1)
+        Diagonal of P.
+    X : Tensor (j, j), optional
+        Covariance over the critical eigenvectors in the last step.
+    accuracy : float
+        Error that decides when the next refresh is due.
+    penalised : bool
+        Whether the flow has its curvature penalty.
+
+    Returns
+    -------
+    Subspace
+    ahead : Tensor (n, m), optional
+        Where the eigenvectors are expected at the next refresh.
+    """
+    k, values, U = T.shape[0], pairs.values, pairs.U
+    critical = U[:, :k]
+    A = flows.float64(critical.T @ (opt.threshold * P * critical - pairs.HU[:, :k]))
+    A, missed, dU, dT = (A + A.T) / 2, np.zeros((k, k)), torch.zeros_like(critical), torch.zeros_like(T)
+    interval, arrival, ahead, deficit = dt, math.inf, None, None
+    if old:
+        age, past = t - old.refreshed, old.critical
+        deficit = old.missed(opt, P, critical, X, t)
+        turned = project(U, old.modes.U, P)[1]  # out of the span of what was followed
+        recognised = torch.as_tensor(squares(turned, P) < MAX_SIN2_ROTATION, dtype=U.dtype, device=U.device)
+        growth = MAX_INTERVAL_GROWTH if k == 0 else 0.0
+        if past and k:
+            # critical eigenvectors are those of the last refresh, but for a rotation and for what has turned
+            R, rest = project(critical, old.modes.U[:, : len(past.A)], P)
+            out = squares(rest, P)
+            r, known = flows.float64(R), out < MAX_SIN2_ROTATION
+            missed = np.outer(known, known) * (A - r.T @ past.A @ r)
+            strayed = squares(project(critical, past.U, P)[1], P).max(where=known, initial=0.0)
+            off = max(float(np.linalg.norm(missed)) / max(old.drifted, 1e-30), float(strayed) ** 0.5)
+            growth = float(np.clip(accuracy / max(off, 1e-12), MIN_INTERVAL_GROWTH, MAX_INTERVAL_GROWTH))
+            growth = growth if known.any() else MIN_INTERVAL_GROWTH
+            same = torch.as_tensor(known, dtype=U.dtype, device=U.device)
+            R = R / torch.as_tensor(1 - out * known, dtype=U.dtype, device=U.device).sqrt()  # to unit vectors
+            change = T - torch.einsum("ca,db,cdn->abn", R, R, past.after(-age).T)
+            dU, dT = same * turned[:, :k] / age, torch.outer(same, same)[:, :, None] * change / age
+        interval = growth * age
+        if k < min(len(values), len(old.modes.values)):  # the next must not come to the threshold unseen
+            rise = max(float(values[k] - old.modes.values[k]) / age, MIN_RISE * opt.threshold)
+            arrival = float(opt.threshold - values[k]) / (RISE * rise)
+    interval = dt * max(1, math.floor(min(interval, arrival) / dt + 0.5))
+    if arrival < dt:  # the next steps will be shorter
+        interval = max(arrival, 1 / MAX_REFINEMENT)
+    if old:
+        ahead = U + interval / age * recognised * turned
+    rates = (dU, dT) if old and old.critical else (0.0, 0.0)
+    seen = flows.Critical(A - missed, critical, T, penalised, missed / interval, *rates) if k else None
+    return Subspace(flows.Modes(values, U, P * U), seen, t, interval, arrival, deficit=deficit), ahead
+
+
+def project(
+    U: Float[Tensor, "n k"], V: Float[Tensor, "n m"], P: Float[Tensor, "n 1"]
+) -> tuple[Float[Tensor, "m k"], Float[Tensor, "n k"]]:
+    """Coefficients of U over V, and the part of U that is P-orthogonal to V."""
+    R = torch.linalg.solve(V.T @ (P * V), V.T @ (P * U))
+    return R, U - V @ R
+
+
+def squares(U: Float[Tensor, "n k"], P: Float[Tensor, "n 1"]) -> Float[np.ndarray, "k"]:
+    """‖u‖²_P of each column."""
+    return flows.float64((U * P * U).sum(0))

@@ -1,0 +1,92 @@
+"""States as plain arrays and numbers by name, and back: how they are saved, replayed and moved between devices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+#: Version of the form in which states are saved.
+FORMAT = 1
+
+
+def pack(state: Any, caches: bool = True) -> xr.Dataset:
+    """A state as a dataset: arrays are variables, numbers and text are in the attribute ``numbers``.
+
+    Parameters
+    ----------
+    state : dataclass
+        Of tensors, NumPy arrays, numbers, text and further such classes, or None.
+    caches : bool
+        Whether to keep fields that only save time.
+
+    Returns
+    -------
+    xarray.Dataset
+        The field ``b`` of a field ``a`` is named "a.b". Arrays keep their layout in memory.
+    """
+    arrays: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
+
+    def visit(prefix: str, value: Any) -> None:
+        if isinstance(value, (Tensor, np.ndarray)):
+            kind = "tensor" if isinstance(value, Tensor) else "array"
+            array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+            order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+            dims = [f"{prefix}:{axis}" for axis in order]
+            arrays[prefix] = (dims, array.transpose(order), {"kind": kind, "order": json.dumps(order)})
+        elif names := _fields(type(value)):
+            numbers[prefix] = True
+            for name, cached in names.items():
+                if caches or not cached:
+                    visit(f"{prefix}.{name}" if prefix else name, getattr(value, name))
+        else:
+            numbers[prefix] = value
+
+    visit("", state)
+    return xr.Dataset(arrays, attrs={"numbers": json.dumps(numbers, default=float), "format": FORMAT})
+
+
+def unpack(cls: type, packed: xr.Dataset, device: torch.device) -> Any:
+    """The state of a class that `pack` was given, its tensors on a device.
+
+    Raises
+    ------
+    ValueError
+        If the dataset does not hold what the class needs.
+    """
+    if packed.attrs.get("format") != FORMAT:
+        raise ValueError(f"the state has format {packed.attrs.get('format')}; this version reads format {FORMAT}")
+    numbers = json.loads(packed.attrs["numbers"])
+
+    def build(prefix: str, kind: type) -> Any:
+        hints, values = get_type_hints(kind), {}
+        for name in _fields(kind):
+            path = f"{prefix}.{name}" if prefix else name
+            if path in packed:
+                array, attrs = np.array(packed[path].values), packed[path].attrs
+                array = array.transpose(np.argsort(json.loads(attrs["order"])))  # rounding depends on the layout
+                values[name] = torch.from_numpy(array).to(device) if attrs["kind"] == "tensor" else array
+            elif path in numbers:
+                nested = [t for t in (hints[name], *get_args(hints[name])) if isinstance(t, type) and _fields(t)]
+                there = numbers[path] is not None
+                values[name] = build(path, nested[0]) if nested and there else numbers[path]
+        return kind(**values)
+
+    try:
+        return build("", cls)
+    except TypeError as error:
+        raise ValueError(f"the state is not one of {cls.__name__} ({error})") from error
+
+
+def _fields(kind: type) -> Mapping[str, bool]:
+    """Names of a class's fields, and whether each only saves time."""
+    if is_dataclass(kind):
+        return {f.name: "cache" in f.metadata for f in fields(kind)}
+    return dict.fromkeys(getattr(kind, "_fields", ()), False)

@@ -1,0 +1,117 @@
+"""Fixed small problems, and what it costs to follow them: losses evaluated and refreshes, counted, and the error."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from conftest import mlp_objective
+
+from cflows import GradientDescent, Objective, RMSProp, simulate
+
+
+class Counted(Objective):
+    """An objective that counts how often its loss is evaluated, and how often it is linearised (each refresh)."""
+
+    evaluations = 0
+    refreshes = 0
+
+    @classmethod
+    def of(cls, f: Objective) -> Counted:
+        def loss(w):
+            counted.evaluations += 1
+            return f(w)
+
+        counted = cls(loss, f.w0)
+        counted.evaluations = 0
+        return counted
+
+    def linearize(self, w):
+        self.refreshes += 1
+        return super().linearize(w)
+
+
+def bent() -> Objective:
+    """The valley L = ½yx² - by in axes that turn faster and faster."""
+
+    def loss(w):
+        c, s = torch.cos(6 * w[3]), torch.sin(6 * w[3])
+        u, v = c * w[0] + s * w[1], c * w[1] - s * w[0]
+        return (w[2] * u**2 + 3 * v**2) / 2 - 0.05 * w[2] - w[3].square()
+
+    return Objective(loss, torch.tensor([1e-2, 1e-2, 9.8, 0.1], dtype=torch.float64))
+
+
+def growing() -> Objective:
+    """Curvature and P grow by 5 % a step."""
+    start = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    return Objective(lambda w: torch.exp(w[1] / 2) * w[0] ** 2 / 2 - 3 * w[1], start)
+
+
+@dataclass
+class Problem:
+    """A run of one flow."""
+
+    objective: Callable[[], Objective]
+    opt: object
+    steps: int
+    flow: str = "central"
+    options: dict = field(default_factory=dict)
+
+    def run(self, **options):
+        f = Counted.of(self.objective())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = simulate(f, self.opt, self.steps, (self.flow,), progress=False, **self.options | options)
+        return tree[self.flow].to_dataset(), f
+
+    def reference(self):
+        """With many small steps, each with a refresh."""
+        return self.run(accuracy=1e-7, eig_tol=1e-7, eig_every=1, **{"substeps": 8} if self.flow == "central" else {})[0]
+
+
+PROBLEMS = {
+    "network": Problem(
+        lambda: mlp_objective(width=8, examples=20), RMSProp(0.01, 0.95, bias_correction=True), 120,
+        options={"eigs": 1, "eig_every": 20, "eig_tol": 1e-2},
+    ),
+    "short memory": Problem(
+        lambda: mlp_objective(width=8, examples=20), RMSProp(0.01, 0.7, bias_correction=True), 60,
+        options={"eigs": 1, "eig_every": 20, "eig_tol": 1e-2},
+    ),
+    "beyond the edge": Problem(
+        mlp_objective, RMSProp(0.01, 0.95, bias_correction=True), 30, options={"eigs": 1, "eig_every": 20},
+    ),
+    "turning": Problem(bent, GradientDescent(0.2), 40, options={"eigs": 1, "eig_every": 20}),
+    "growing": Problem(growing, RMSProp(0.1, 0.9, bias_correction=True), 70, options={"eigs": 1, "eig_every": 20}),
+    "stable": Problem(
+        lambda: mlp_objective(width=8, examples=20), RMSProp(0.01, 0.95, bias_correction=True), 40, "stable",
+        options={"eigs": 1, "eig_every": 20},
+    ),
+}  # fmt: skip
+
+
+def measure(problem: Problem, reference) -> dict[str, float]:
+    """Counts of a run, and its largest errors: of the predicted loss, relative to its largest value after the first
+    steps, of ν, and of the top eigenvalue above the threshold."""
+    node, f = problem.run()
+
+    def error(name):
+        a, b = node[name].values, reference[name].values
+        seen = np.isfinite(b)
+        if not np.isfinite(a[seen]).all():
+            return np.inf
+        return float((abs(a - b)[seen] / abs(b[seen]).max()).max())
+
+    top = node["eigenvalues"].values[:, 0]
+    return {
+        "evaluations": f.evaluations,
+        "refreshes": f.refreshes,
+        "loss": error("predicted_loss"),
+        "nu": error("nu_sum") if float(reference["nu_sum"].max()) else 0.0,
+        "top": float(np.nanmax(top[5:], initial=0)),
+        "last": float(top[np.isfinite(top)][-1]) if np.isfinite(top).any() else np.nan,
+    }

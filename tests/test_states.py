@@ -1,0 +1,113 @@
+"""States as values: saved by name, read back, observed without being changed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from conftest import mlp_objective
+from torch import Tensor
+
+from cflows import RMSProp, files, flows, simulate, states
+from cflows.processes import PROCESSES, Settings, subspace
+
+OPT = RMSProp(0.01, 0.95, bias_correction=True)
+NAMES = tuple(PROCESSES)
+
+
+def settings(f, **options):
+    return Settings(f, OPT, 2, 1e-4, torch.arange(2), **options)
+
+
+@pytest.fixture(scope="module")
+def at_the_edge():
+    """Every process some steps after the first eigenvalue has arrived, and what it saw on the way."""
+    f = mlp_objective(width=8, examples=20)
+    walkers = {name: PROCESSES[name](settings(f, outputs=lambda w: w[:2]), 2) for name in NAMES}
+    now = {name: walker.start(f.w0, OPT.init(f.w0), 1) for name, walker in walkers.items()}
+    for i in range(40):
+        seen = {}
+        for name, walker in walkers.items():
+            seen[name] = walker.observe(now[name], i, seen)
+        now = {name: walker.step(seen[name]) for name, walker in walkers.items()}
+    assert max(seen["central"].row["variances"]) > 0
+    return walkers, now, seen
+
+
+def same(a, b):
+    """Whether two states are equal to the bit."""
+    return states.pack(a).identical(states.pack(b))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_observing_changes_nothing(at_the_edge, name):
+    walkers, now, others = at_the_edge
+    before = states.pack(now[name]).copy(deep=True)
+    earlier = {other: seen for other, seen in others.items() if other != name}
+    one, two = (walkers[name].observe(now[name], 40, earlier) for _ in range(2))
+    assert before.identical(states.pack(now[name]))
+    assert one.row == two.row
+    assert same(one.state, two.state)
+    assert same(walkers[name].step(one), walkers[name].step(one))
+    assert before.identical(states.pack(now[name]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_state_goes_through_a_file(at_the_edge, name, tmp_path):
+    walkers, now, _ = at_the_edge
+    files.save(tmp_path / "state.nc", xr.DataTree(states.pack(now[name])))
+    packed = files.load(tmp_path / "state.nc").to_dataset()
+    back = states.unpack(walkers[name].state_type, packed, torch.device("cpu"))
+    assert type(back) is type(now[name])
+    assert same(back, now[name])
+    assert back.w.stride() == now[name].w.stride()
+    lean = states.unpack(walkers[name].state_type, states.pack(now[name], caches=False), torch.device("cpu"))
+    assert lean.guess is None
+    assert torch.equal(lean.w, now[name].w)
+
+
+def test_fields_are_found_by_name():
+    modes = flows.Modes(torch.ones(2), torch.arange(6.0).reshape(2, 3).T, torch.zeros(3, 2))
+    critical = flows.Critical(np.eye(2), modes.U, torch.zeros(2, 2, 3), penalised=False, missed=np.ones((2, 2)))
+    known = subspace.Subspace(modes, critical, 1.0, 2.0, deficit=torch.tensor(3.0))
+    back = states.unpack(subspace.Subspace, states.pack(known), torch.device("cpu"))
+    assert back.critical.penalised is False
+    assert isinstance(back.critical.A, np.ndarray)
+    assert isinstance(back.critical.missed, np.ndarray)
+    assert back.critical.dU == 0.0
+    assert back.modes.U.stride() == modes.U.stride()
+    assert float(back.deficit) == 3
+    assert back.arrival == float("inf")
+
+
+def test_another_format_is_refused():
+    @dataclass(frozen=True)
+    class Point:
+        x: Tensor
+        y: float
+
+    packed = states.pack(Point(torch.ones(1), 2.0))
+    with pytest.raises(ValueError, match="not one of Point"):
+        states.unpack(Point, packed.drop_vars("x"), torch.device("cpu"))
+    packed.attrs["format"] = 0
+    with pytest.raises(ValueError, match="the state has format 0; this version reads format 1"):
+        states.unpack(Point, packed, torch.device("cpu"))
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path, monkeypatch):
+    f, path = mlp_objective(), tmp_path / "run.ckpt"
+    simulate(f, OPT, 3, checkpoint=path, progress=False)
+    monkeypatch.setattr("cflows.run.ALGORITHM", 1000)
+    with pytest.raises(ValueError, match=r"written by cflows .*, algorithm \d+, and this is .* 1000; delete it"):
+        simulate(f, OPT, 3, checkpoint=path, progress=False)
+
+
+def test_old_names_warn():
+    f = mlp_objective(width=8, examples=20)
+    with pytest.warns(FutureWarning, match="warmup is now called burn_in"):
+        tree = simulate(f, OPT, 2, ("discrete",), warmup=3, progress=False)
+    new = simulate(f, OPT, 2, ("discrete",), burn_in=3, progress=False)
+    xr.testing.assert_identical(tree["discrete"].to_dataset(), new["discrete"].to_dataset())
+    with pytest.raises(TypeError, match="window is the old name of replay_steps"):
+        simulate(f, OPT, 2, window=1, replay_steps=1, progress=False)
