@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -263,7 +262,7 @@ def scaled(experiment: Experiment, k: int) -> Experiment:
         steps=e.steps // k,
         snapshot_every=2 * e.snapshot_every // k,
         replay_steps=min(e.replay_steps, e.steps // k),
-        replay_from=[t // k for t in e.replay_from[-1:]],
+        replay_from=tuple(t // k for t in e.replay_from[-1:]),
         processes=("discrete", "central", "ablated"),
         branch_step=0,
     )
@@ -432,20 +431,16 @@ def verify(path: str | Path, device: str | torch.device = "auto") -> list[str]:
     for name, value in {"algorithm": ALGORITHM, "data": e.task.digest()}.items():
         if there.attrs.get(name) != value:
             raise ValueError(f"{path} has another {name} than the present one: {there.attrs.get(name)}")
-    if path.name == e.path.name:
-        again = _replays(e, there, device)
-    else:
-        again = _solved_again(e, store.load(path.with_name(e.path.name)), device)
-    return [line for part in again for line in store.differences(there, part, e.accuracy)]
-
-
-def _replays(e: Experiment, tree: xr.DataTree, device: str | torch.device) -> Iterator[xr.DataTree]:
     f = e.objective(device)
-    for start in e.starts:
-        yield replay(f, e.optimizer, tree, e.task.outputs(f), e.records, start)
-
-
-def _solved_again(e: Experiment, tree: xr.DataTree, device: str | torch.device) -> Iterator[xr.DataTree]:
-    tree["snapshots/central"] = xr.DataTree(tree["snapshots/central"].to_dataset().isel(step=[-1]))
-    solved = preconditioners.along(e.objective(device), e.optimizer, tree)
-    yield xr.DataTree(solved.drop_vars("log_correlation_past"))  # which has no past in a single snapshot
+    try:
+        if path.name == e.path.name:
+            outputs = e.task.outputs(f)
+            again = [replay(f, e.optimizer, there, outputs, e.records, start) for start in e.starts]
+        else:
+            tree = store.load(path.with_name(e.path.name))
+            tree["snapshots/central"] = xr.DataTree(tree["snapshots/central"].to_dataset().isel(step=[-1]))
+            solved = preconditioners.along(f, e.optimizer, tree)
+            again = [xr.DataTree(solved.drop_vars("log_correlation_past"))]  # a single snapshot has no past
+    except KeyError as error:
+        raise ValueError(f"{path} does not hold what it could be computed again from ({error})") from error
+    return [line for part in again for line in store.differences(there, part, e.accuracy)]

@@ -265,8 +265,9 @@ def reduce(run: xr.DataTree) -> xr.DataTree:
         elif node.path.startswith("/distance") and "discrete" in run:
             data = data[[name for name in data.data_vars if str(name).endswith("-discrete")]]
         data = data.assign({name: _rounded(x, digits[name]) for name, x in data.data_vars.items()})
-        single = {name: np.float32 for name, x in data.data_vars.items() if x.dtype.kind == "f"}
-        node.dataset = data if node.path.startswith("/state") else data.astype(single)
+        if not node.path.startswith("/state"):
+            data = data.map(lambda x: x.astype(np.float32) if x.dtype.kind == "f" else x, keep_attrs=True)
+        node.dataset = data
     return run
 
 

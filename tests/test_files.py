@@ -116,6 +116,7 @@ def test_bad_options_of_the_command_line_are_named(options, message, capsys):
     assert message in re.sub(r"[\s│]+", " ", said.err + said.out)
 
 
+@pytest.mark.unchecked
 def test_options_of_any_kind_name_one_run():
     plain = experiments.get("rmsprop-resnet", "ci", lr=0.5, steps=7, classes=(0, 1), bias_correction=True)
     other = experiments.get(
