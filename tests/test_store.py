@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from test_tasks import Valley
 
-from cflows import experiments, files, store
+from cflows import RMSProp, experiments, files, store
 from cflows.__main__ import main
+from cflows.experiments import Experiment
+from cflows.tasks import TASKS
 
-SMALL = {"width": 2, "per_class": 4, "size": 8, "coords": 2, "burn_in": 100, "lr": 1e-4, "steps": 12, "replay_steps": 4}
-SMALL |= {"branch_step": 6, "snapshot_every": 5}
+SMALL = Experiment(
+    "mine", Valley(), RMSProp(0.02, 0.9, bias_correction=True), steps=60, processes=("discrete", "midpoint", "central"),
+    eig_every=5, coords=2, snapshot_every=30, replay_steps=4, replay_from=(20, 50),
+)  # fmt: skip
 RUNS = sorted((Path(__file__).parents[1] / "runs").glob("*.nc"))
 
 
@@ -24,9 +29,9 @@ def files_of_a_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CFLOWS_CACHE", str(folder))
         patch.setenv("CFLOWS_STORED", "")
-        experiments.solve_convex_programs(experiments.get("rmsprop-resnet", "ci", **SMALL))
-        experiment = experiments.get("rmsprop-resnet", "ci", **SMALL)
-        return experiment.path, experiment.convex_programs_path
+        patch.setitem(TASKS, "valley", Valley)
+        experiments.solve_convex_programs(SMALL)
+        return SMALL.path, SMALL.convex_programs_path
 
 
 def solved_beside(path):
@@ -36,6 +41,7 @@ def solved_beside(path):
 @pytest.fixture
 def run(files_of_a_run, tmp_path, monkeypatch):
     """A small run and its programs, in the repository alone."""
+    monkeypatch.setitem(TASKS, "valley", Valley)
     monkeypatch.setenv("CFLOWS_STORED", str(tmp_path / "runs"))
     for path in files_of_a_run:
         store.put(path, tmp_path / "runs")
@@ -45,12 +51,10 @@ def run(files_of_a_run, tmp_path, monkeypatch):
 def test_what_is_stored_is_found_and_reproduced(run, monkeypatch, capsys):
     monkeypatch.setattr(experiments, "simulate", None)
     monkeypatch.setattr(experiments.preconditioners, "along", None)
-    tree = experiments.run("rmsprop-resnet", "ci", **SMALL)
-    assert experiments.solve_convex_programs(experiments.get("rmsprop-resnet", "ci", **SMALL)).sizes["step"] == 3
+    tree = experiments.compute(SMALL)
+    assert experiments.solve_convex_programs(SMALL).sizes["step"] == 2
     assert tree["central"]["loss"].dtype == np.float32
-    assert set(tree["distance"].data_vars) == {
-        f"{name}-discrete" for name in tree.children if name in (*experiments.FLOWS, "midpoint")
-    }
+    assert set(tree["distance"].data_vars) == {"midpoint-discrete", "central-discrete"}
     weights, nu = (tree["snapshots/central"][name] for name in ("weights", "nu"))
     assert weights[:-1].isnull().all()
     assert weights[-1].notnull().all()
@@ -77,12 +81,12 @@ def test_what_is_on_the_web_is_fetched_once(served, cache, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(experiments, "simulate", None)
         patch.setattr(experiments.preconditioners, "along", None)
-        experiments.solve_convex_programs(experiments.get("rmsprop-resnet", "ci", **SMALL))
-        experiments.run("rmsprop-resnet", "ci", **SMALL)
+        experiments.solve_convex_programs(SMALL)
+        experiments.compute(SMALL)
         names = {served.name, solved_beside(served).name}
         assert {p.name for p in (cache / "runs").iterdir()} == names <= store.asked
         patch.delenv("CFLOWS_URL")
-        experiments.run("rmsprop-resnet", "ci", **SMALL)
+        experiments.compute(SMALL)
 
 
 @pytest.mark.parametrize("harm", [lambda p: p.write_bytes(b"other"), lambda p: p.unlink()], ids=["other", "missing"])
@@ -96,7 +100,7 @@ def test_what_is_on_the_web_but_not_what_was_stored_is_computed(served, cache, m
         pytest.warns(UserWarning, match="could not be had .* it is computed instead"),
         pytest.raises(RuntimeError, match="computing"),
     ):
-        experiments.run("rmsprop-resnet", "ci", **SMALL)
+        experiments.compute(SMALL)
     assert not list((cache / "runs").glob("*"))
 
 
@@ -118,13 +122,13 @@ def test_a_changed_file_is_found_out(run):
     with pytest.raises(ValueError, match="was changed after it was written"):
         experiments.verify(run)
     with pytest.raises(ValueError, match="was changed"):
-        experiments.run("rmsprop-resnet", "ci", **SMALL)
+        experiments.compute(SMALL)
 
 
-@pytest.mark.parametrize("variable", ["predicted_loss", "nu_sum"])
-def test_a_result_that_the_code_does_not_give_is_found_out(run, variable, capsys):
+@pytest.mark.parametrize(("variable", "steps"), [("predicted_loss", slice(50, 54)), ("nu_sum", slice(21, 23))])
+def test_a_result_that_the_code_does_not_give_is_found_out(run, variable, steps, capsys):
     tree = files.load(run)
-    tree["central"][variable][-3:] *= 1.1
+    tree["central"][variable][steps] *= 1.1
     files.save(run, tree)
     assert main(["verify", str(run)]) == 1
     assert f"central: {variable} is off by" in capsys.readouterr().err
@@ -149,7 +153,7 @@ def test_distances_of_flows_that_have_not_parted_are_rounding():
 def test_a_file_in_which_nothing_could_be_compared_is_found_out(run):
     tree = files.load(run)
     original = tree.copy(deep=True)
-    tree["central"]["loss"][-3:] = np.nan
+    tree["central"]["loss"][50:] = np.nan
     files.save(run, tree)
     assert any("loss lacks values" in line for line in experiments.verify(run))
     tree = original.copy(deep=True)
@@ -162,7 +166,7 @@ def test_a_file_in_which_nothing_could_be_compared_is_found_out(run):
     with pytest.raises(ValueError, match="another algorithm"):
         experiments.verify(run)
     tree = original.copy(deep=True)
-    del tree["state/8/central"]
+    del tree["state/50/central"]
     files.save(run, tree)
     with pytest.raises(ValueError, match="does not hold what it could be computed again from"):
         experiments.verify(run)
@@ -171,7 +175,7 @@ def test_a_file_in_which_nothing_could_be_compared_is_found_out(run):
 def test_a_run_without_its_programs_says_so(run):
     solved_beside(run).unlink()
     with pytest.raises(ValueError, match="stored without the weights"):
-        experiments.solve_convex_programs(experiments.get("rmsprop-resnet", "ci", **SMALL))
+        experiments.solve_convex_programs(SMALL)
 
 
 def test_a_run_of_another_algorithm_is_not_in_its_place(run, monkeypatch):
