@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from . import files, records, states
+from . import __version__, files, records, states
 from .errors import ConvergenceError, DivergenceError
 from .objective import Objective
 from .optimizers import Optimizer
@@ -212,7 +211,7 @@ class Run:
         tree = xr.DataTree.from_dict(nodes | self.kept)
         tree.attrs = {"options": json.dumps(asdict(o)), "fingerprint": json.dumps(asdict(self.fingerprint))}
         tree.attrs |= {"seconds": self.seconds + time.monotonic() - self.clock, "algorithm": ALGORITHM}
-        tree.attrs |= {"cflows": version("cflows"), "torch": str(torch.__version__)}
+        tree.attrs |= {"cflows": __version__, "torch": str(torch.__version__)}
         return tree
 
 

@@ -106,8 +106,8 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path, monkeypatch):
 def test_old_names_warn():
     f = mlp_objective(width=8, examples=20)
     with pytest.warns(FutureWarning, match="warmup is now called burn_in"):
-        tree = simulate(f, OPT, 2, ("discrete",), warmup=3, progress=False)
+        tree = simulate(f, OPT, 2, ("discrete",), warmup=3, progress=False)  # type: ignore[call-arg]
     new = simulate(f, OPT, 2, ("discrete",), burn_in=3, progress=False)
     xr.testing.assert_identical(tree["discrete"].to_dataset(), new["discrete"].to_dataset())
     with pytest.raises(TypeError, match="window is the old name of replay_steps"):
-        simulate(f, OPT, 2, window=1, replay_steps=1, progress=False)
+        simulate(f, OPT, 2, window=1, replay_steps=1, progress=False)  # type: ignore[call-arg]
