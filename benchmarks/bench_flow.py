@@ -29,12 +29,12 @@ def objective(labels):
     """The ResNet on four classes; or on eight random labels at 4η, which takes it to more eigenvalues at 2."""
     e = experiments.get("rmsprop-resnet")
     if labels == "true":
-        return experiments.optimizer(e), experiments.objective(e, "cpu")
-    images, _ = data.cifar10(e.per_class, e.classes, e.size)
+        return e.optimizer, e.objective("cpu")
+    images, _ = data.cifar10(e.task.per_class, e.task.classes, e.task.size)
     torch.manual_seed(0)
     targets = nn.functional.one_hot(torch.randint(8, (len(images),)), 8).to(images.dtype)
-    f = Objective.from_module(models.ResNet(e.width, e.blocks, 8), nn.MSELoss(), images, targets)
-    return experiments.optimizer(experiments.scaled(e, 4)), f
+    f = Objective.from_module(models.ResNet(e.task.width, e.task.blocks, 8), nn.MSELoss(), images, targets)
+    return experiments.scaled(e, 4).optimizer, f
 
 
 def start(flow, state, k):

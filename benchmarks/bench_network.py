@@ -25,15 +25,15 @@ def solve(factor):
     base = experiments.get("rmsprop-resnet")
     e = base if factor == 1 else experiments.scaled(base, factor)
     last = experiments.compute(e, "cpu")["snapshots/central"].isel(step=-1)
-    f = experiments.objective(e, "cpu")
+    f = e.objective("cpu")
     w, covariance = (torch.tensor(last[name].values).to(f.w0) for name in ("weights", "factor"))
     _, g, hvp = f.linearize(w)
-    warm, found = timed(hvp, g, e.lr, start=2 / e.lr * covariance[:, covariance.any(0)])
+    warm, found = timed(hvp, g, e.optimizer.lr, start=2 / e.optimizer.lr * covariance[:, covariance.any(0)])
     rows = {"P̄, warm": found}
-    _, rows["P̄, from nothing"] = timed(hvp, g, e.lr)
+    _, rows["P̄, from nothing"] = timed(hvp, g, e.optimizer.lr)
     _, rows["P̂, warm"] = timed(hvp, g, math.inf, start=warm.factor)
     _, rows["P̂, from nothing"] = timed(hvp, g, math.inf)
-    return {"lr": e.lr, "step": int(last["step"]), "weights": f.dim, "rows": rows}
+    return {"lr": e.optimizer.lr, "step": int(last["step"]), "weights": f.dim, "rows": rows}
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])

@@ -31,11 +31,11 @@ STATIC, EXECUTED, SITE = ROOT / "book/_static", ROOT / "book/executed", ROOT / "
 RECORD = """\
 import json, platform
 from importlib.metadata import version
-from cflows import experiments
+from cflows import store
 versions = {name: version(name) for name in ("cflows", "torch", "numpy", "scipy", "xarray", "matplotlib")}
 print(json.dumps({
-    "runs": sorted(experiments.asked),
-    "hardware": experiments.hardware(),
+    "runs": sorted(store.asked),
+    "hardware": store.hardware(),
     "versions": {"Python": platform.python_version(), **versions},
 }))"""
 
@@ -46,9 +46,9 @@ def compute(experiment: experiments.Experiment) -> None:
     started = time.monotonic()
     experiments.compute(experiment)
     if experiment.snapshot_every:
-        experiments.solve_programs(experiment)
+        experiments.solve_convex_programs(experiment)
     if (elapsed := time.monotonic() - started) > 10:
-        print(f"{experiments.path_of(experiment).stem}: {elapsed:.0f} s", flush=True)
+        print(f"{experiment.path.stem}: {elapsed:.0f} s", flush=True)
 
 
 def runs(preset: experiments.Preset) -> list[experiments.Experiment]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import clean
 from sphinx.errors import ExtensionError
 
-from cflows import experiments, stored
+from cflows import store
 
 
 def record(notebook: Path) -> dict:
@@ -20,7 +20,7 @@ def record(notebook: Path) -> dict:
 
 def place(name: str) -> Path:
     """Where a run file is that a notebook was given."""
-    return next(p for p in (experiments.cache() / name, clean.ROOT / "runs" / name) if p.exists())
+    return next(p for p in (store.cache() / name, clean.ROOT / "runs" / name) if p.exists())
 
 
 def _chapter(app, pagename: str) -> Path | None:
@@ -70,8 +70,8 @@ def _ship(app, exception):
     folder.mkdir()
     executed = [Path(app.srcdir, "book/executed", f"{chapter.stem}.ipynb") for chapter in clean.CHAPTERS]
     for name in {name for notebook in executed for name in record(notebook).get("runs", [])}:
-        if (source := place(name)).parent == experiments.cache():
-            stored.store(source, folder)
+        if (source := place(name)).parent == store.cache():
+            store.put(source, folder)
         else:
             shutil.copy(source, folder)
 

@@ -11,7 +11,7 @@ import nbformat
 import running
 import scorecard
 
-from cflows import experiments
+from cflows import experiments, store
 
 
 def duration(seconds: float) -> str:
@@ -62,13 +62,13 @@ def page(notebooks: Sequence[Path]) -> str:
     machines: list[str] = []
     for name in names:
         file = running.place(name)
-        tree = experiments.load(file)
-        e, a = experiments.read(tree), tree.attrs
-        kind = "programs of " if name.endswith(".programs.nc") else ""
+        tree = store.load(file)
+        e, a = experiments.read(tree), store.provenance(tree)
+        kind = "convex programs of " if name.endswith(".preconditioners.nc") else ""
         runs.append(
             [
                 f'<a href="../../runs/{name}" download>{escape(name)}</a>',
-                f"{kind}{e.optimizer}, η = {e.lr:g}, {e.steps} steps",
+                f"{kind}{type(e.optimizer).__name__}, η = {e.optimizer.lr:g}, {e.steps} steps",
                 day(a["date"]),
                 duration(a["seconds"]),
                 number(machines, f"{a['hardware']}; cflows {a['cflows']}, torch {a['torch']}"),

@@ -12,6 +12,8 @@ from . import quadratic as quadratic
 from . import sdcp as sdcp
 from . import simulation as simulation
 from . import stationary as stationary
+from . import store as store
+from . import tasks as tasks
 from .errors import ConvergenceError as ConvergenceError
 from .errors import DivergenceError as DivergenceError
 from .objective import Objective as Objective

@@ -6,28 +6,29 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from . import experiments, files, stored
+from . import experiments, files
+from . import store as runs
 from .errors import ConvergenceError
+from .optimizers import Schedule
 
 
 def list_runs() -> None:
     """List the experiments, and the runs in the cache and the repository."""
     for name, presets in experiments.PRESETS.items():
         print(f"experiment {name}: presets {', '.join(presets)}")
-    for folder in experiments.cache(), experiments.stored():
+    for folder in runs.cache(), runs.repository():
         if folder is None or not folder.exists():
             continue
         print(f"runs in {folder}:")
         for path in sorted(folder.glob("*.nc")):
             try:
-                attrs = experiments.load(path).attrs
-                e = json.loads(attrs["experiment"])
-                what = f"lr {e['lr']:g}, {e['steps']} steps, width {e['width']}"
-                print(f"  {path}  {what}  {attrs['date']}  {attrs['seconds']:.0f} s")
+                tree = runs.load(path)
+                made = runs.provenance(tree)
+                print(f"  {path}  {tree.attrs['summary']}  {made['date']}  {made['seconds']:.0f} s")
             except ValueError as error:
                 print(f"  {error}")
 
@@ -38,15 +39,17 @@ def info(file: Annotated[Path, tyro.conf.Positional]) -> None:
     Args:
         file: a run file (.nc), or the result of a simulation that you saved.
     """
+
+    def show(values: dict[str, Any], indent: str = "") -> None:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                print(f"{indent}{key}:")
+                show(value, indent + "  ")
+            else:
+                print(f"{indent}{key}: {value}")
+
     tree = files.load(file)
-    definitions = ("experiment", "simulation")
-    for key, value in tree.attrs.items():
-        if key not in definitions:
-            print(f"{key}: {value}")
-    if (name := next((name for name in definitions if name in tree.attrs), None)) is not None:
-        print(f"{name}:")
-        for key, value in json.loads(tree.attrs[name]).items():
-            print(f"  {key}: {value}")
+    show({key: json.loads(x) if str(x).startswith("{") else x for key, x in tree.attrs.items()})
     for node in tree.subtree:
         if node.data_vars:
             sizes = ", ".join(f"{d} {n}" for d, n in node.sizes.items())
@@ -59,39 +62,56 @@ DEFINITIONS = tyro.extras.subcommand_type_from_defaults(
     {f"{name}:{preset}": e for name, presets in experiments.PRESETS.items() for preset, e in presets.items()},
     prefix_names=False,
 )
+TYPES = tyro.constructors.ConstructorRegistry()
 
 
-def run(experiment: tyro.conf.OmitArgPrefixes[DEFINITIONS], device: str = "auto") -> None:  # type: ignore[valid-type]
+@TYPES.primitive_rule
+def _learning_rate(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """A learning rate is a number here: no function can be given on a command line."""
+    if info.type != float | Schedule:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        1, "FLOAT", lambda words: float(words[0]), lambda x: isinstance(x, float), lambda x: [str(x)]
+    )
+
+
+def run(
+    experiment: tyro.conf.OmitArgPrefixes[DEFINITIONS],  # type: ignore[valid-type]
+    device: str = "auto",
+    optimizer: str | None = None,
+) -> None:
     """Compute a run, or find it in the cache, and say where its file is.
 
     Args:
         device: where to compute; "auto" takes a GPU if there is one.
+        optimizer: name of another optimizer than that of the experiment.
     """
+    experiment = experiment.change(optimizer=optimizer) if optimizer else experiment
     experiments.compute(experiment, device)
-    print(experiments.path_of(experiment))
+    print(experiment.path)
 
 
 def store(paths: Annotated[list[Path], tyro.conf.Positional], folder: Path = Path("runs")) -> None:
     """Put run files into a folder of the repository, reduced to what figures need.
 
     Args:
-        paths: run files (.nc), or those of solved programs.
+        paths: run files (.nc), or those of solved convex programs.
         folder: where to put them.
     """
     for file in _some(paths):
-        print(stored.store(file, folder))
+        print(runs.put(file, folder))
     if folder.resolve() == Path(__file__).parents[1] / "runs":
-        stored.register()
+        runs.register()
 
 
 def verify(paths: Annotated[list[Path], tyro.conf.Positional], device: str = "auto") -> None:
-    """Compute the end of stored runs again, and fail if it is not what they say.
+    """Compute parts of stored runs again, and fail if they are not what the files say.
 
     Args:
-        paths: run files (.nc) that have a window, or those of programs beside them.
+        paths: run files (.nc) that keep states, or those of convex programs beside them.
         device: where to compute; "auto" takes a GPU if there is one.
     """
-    wrong = [f"{file}: {line}" for file in _some(paths) for line in stored.verify(file, device)]
+    wrong = [f"{file}: {line}" for file in _some(paths) for line in experiments.verify(file, device)]
     if wrong:
         raise ValueError("the present code does not reproduce\n" + "\n".join(wrong))
     print(f"{len(paths)} files are what the present code computes")
@@ -107,11 +127,11 @@ def main(args: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     commands: dict[str, Callable] = {"run": run, "list": list_runs, "info": info, "store": store, "verify": verify}
     try:
-        tyro.extras.subcommand_cli_from_dict(commands, prog="cflows", description=__doc__, args=args)
+        tyro.extras.subcommand_cli_from_dict(commands, prog="cflows", description=__doc__, args=args, registry=TYPES)
     except KeyboardInterrupt:
         print("cflows: interrupted; the same command goes on from the checkpoint", file=sys.stderr)
         return 130
-    except (ValueError, ConvergenceError) as error:
+    except (ValueError, TypeError, ConvergenceError) as error:
         print(f"cflows: {error}", file=sys.stderr)
         return 1
     return 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
+import h5netcdf
 import xarray as xr
 
 
@@ -74,10 +76,14 @@ def save(path: str | Path, tree: xr.DataTree, compress: bool = True) -> None:
     """
     tree = tree.copy()
     tree.attrs = tree.attrs | {"content": content(tree)}
-    how: dict = {"zlib": True, "complevel": 9, "shuffle": True} if compress else {}
-    encoding = {node.path: dict.fromkeys(node.data_vars, how) for node in tree.subtree}
-    content_of_file = tree.to_netcdf(None, engine="h5netcdf", encoding=encoding)  # HDF5 aborts where a disk is full
-    write(path, lambda p: p.write_bytes(content_of_file))
+    how = {"_FillValue": None} | ({"zlib": True, "complevel": 9, "shuffle": True} if compress else {})
+    memory = io.BytesIO()  # HDF5 aborts where a disk is full
+    with h5netcdf.File(memory, "w", libver="v110") as file:  # what older forms note of a variable takes 3 kB
+        for node in tree.subtree:
+            group = file if node is tree else file.create_group(node.path)
+            data = node.to_dataset(inherit=False).drop_encoding()
+            data.dump_to_store(xr.backends.H5NetCDFStore(group), encoding=dict.fromkeys(data.data_vars, how))
+    write(path, lambda p: p.write_bytes(memory.getbuffer()))
 
 
 def load(path: str | Path, sealed: bool = False) -> xr.DataTree:

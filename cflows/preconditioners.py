@@ -44,7 +44,7 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
         - ``gap``, ``products``, ``rank``, ``seconds`` of each ``program``.
         - ``nu``, ``nu_stationary`` at the recorded weights (``coord``).
 
-        For the last snapshot ``nu_all``, ``nu_stationary_all``, ``p_first_term_all`` (``weight``).
+        For the last snapshot ``nu_all`` and ``nu_stationary_all`` (``weight``).
 
     Raises
     ------
@@ -54,18 +54,18 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
     Warns
     -----
     UserWarning
-        Where a program was not solved as well as asked for; its ``gap`` says how well.
+        Where a convex program was not solved as well as asked for; its ``gap`` says how well.
     """
     if "snapshots" not in tree or "central" not in tree["snapshots"]:
         raise ValueError('the run holds no snapshots of the central flow; simulate with "central" and snapshot_every')
     if type(opt) is ScalarRMSProp or not isinstance(opt, RMSProp):
-        raise ValueError(f"opt is {type(opt).__name__}; the programs are those of RMSProp")
+        raise ValueError(f"opt is {type(opt).__name__}; the convex programs are those of RMSProp")
     taken = tree["snapshots/central"].to_dataset()
     if taken["weights"].isnull().any():
         raise ValueError(
             "the run was stored without the weights of its snapshots; set CFLOWS_STORED= to compute it anew"
         )
-    warmup = json.loads(tree.attrs["simulation"])["warmup"]
+    burn_in = json.loads(tree.attrs["options"])["burn_in"]
     recorded = tree["central"].to_dataset().coords
     coords = np.array(recorded.get("coord", []), dtype=int)
     rows: list[dict] = []
@@ -73,7 +73,7 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
     top = None
     for i in tqdm(range(taken.sizes["step"]), desc="convex programs", leave=False):
         at = {name: torch.tensor(x.values).to(f.w0) for name, x in taken.isel(step=i).data_vars.items()}
-        t = int(taken["step"][i]) + 1 + warmup
+        t = int(taken["step"][i]) + 1 + burn_in
         lr = opt.learning_rate(t)
         p = opt.preconditioner(at["nu"], t)
         _, g, hvp = f.linearize(at["weights"])
@@ -99,7 +99,7 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
             lagging = share * lagging + (1 - share) * (nu_bar + rows[-1]["all"][1]) / 2
         rows.append(
             {
-                "all": (nu, nu_bar, hat.p.cpu()),
+                "all": (nu, nu_bar),
                 "speed": [*(float((g.square() / x).sum()) for x in (p, bar.p, hat.p, top.values / 2 * ones))],
                 "sharpness": float(top.values[0]),
                 "cosine": float(nu @ nu_bar / nu.norm() / nu_bar.norm()),
@@ -117,7 +117,7 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
     dims |= dict.fromkeys(["gap", "products", "rank", "seconds"], "program")
     variables = {name: (("step", dims[name]) if name in dims else "step", np.array([row[name] for row in rows]))
                  for name in rows[0] if name != "all"}  # fmt: skip
-    for name, x in zip(("nu_all", "nu_stationary_all", "p_first_term_all"), rows[-1]["all"], strict=True):
+    for name, x in zip(("nu_all", "nu_stationary_all"), rows[-1]["all"], strict=True):
         variables[name] = ("weight", x.float().numpy())
     names = {
         "step": taken["step"].values,

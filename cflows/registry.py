@@ -49,3 +49,25 @@ class Registry(dict[str, T], Generic[T]):
             return thing
 
         return add
+
+    def name_of(self, thing: T) -> str:
+        """The name of something.
+
+        Parameters
+        ----------
+        thing
+            What was registered.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        ValueError
+            If it was not registered.
+        """
+        for name, other in self.items():
+            if other is thing:
+                return name
+        raise ValueError(f"the {self.what} {getattr(thing, '__name__', thing)} is not registered; give it a name")

@@ -27,7 +27,7 @@ from pathlib import Path
 import nbformat
 import papermill
 
-from cflows import experiments
+from cflows import experiments, store
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book"))
@@ -115,8 +115,8 @@ def main() -> None:
         changed = {name: (version, after.get(name)) for name, version in before.items() if after.get(name) != version}
         assert not changed, f"packages that were there are not what they were: {changed}"
         assert files(python, "torch") == torch, "the files of torch are not what they were"
-        fetched = {p.name for p in (work / "cache/runs").glob("*.nc")} & experiments.registry().keys()
-        assert fetched == {experiments.path_of(experiments.get("gd-resnet")).name}, f"fetched were {fetched}"
+        fetched = {p.name for p in (work / "cache/runs").glob("*.nc")} & store.registered().keys()
+        assert fetched == {experiments.get("gd-resnet").path.name}, f"fetched were {fetched}"
         print("torch", after["torch"], "and NumPy", after["numpy"], "are as they were; added were")
         print(" ".join(f"{name}=={version}" for name, version in after.items() if name not in before))
 

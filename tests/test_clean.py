@@ -84,9 +84,18 @@ def test_links_derive_from_the_address(monkeypatch, tmp_path):
 
 
 def test_the_status_page_says_what_notebooks_and_runs_say(monkeypatch, cache, tmp_path):
-    small = {"width": 2, "per_class": 2, "size": 8, "steps": 6, "coords": 2, "warmup": 0, "window": 2, "branch": 2}
+    small = {
+        "width": 2,
+        "per_class": 2,
+        "size": 8,
+        "steps": 6,
+        "coords": 2,
+        "burn_in": 0,
+        "replay_steps": 2,
+        "branch_step": 2,
+    }
     tree = experiments.run("rmsprop-resnet", "ci", **small)
-    name = experiments.path_of(experiments.get("rmsprop-resnet", "ci", **small)).name
+    name = experiments.get("rmsprop-resnet", "ci", **small).path.name
     metadata = {
         "papermill": {"start_time": "2031-02-03T04:05:06+00:00", "duration": 321.0},
         "cflows": {"runs": [name], "hardware": "An abacus", "versions": {"Python": "3.99", "torch": "9.8"}},

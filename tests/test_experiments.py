@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -7,15 +7,25 @@ import torch
 import xarray as xr
 
 import cflows
-from cflows import experiments
+from cflows import experiments, store
 from cflows.__main__ import main
+from cflows.tasks import TASKS, CifarResNet
 
-SMALL = {"width": 2, "per_class": 2, "size": 8, "steps": 6, "coords": 2, "warmup": 0, "window": 2, "branch": 2}
+SMALL = {
+    "width": 2,
+    "per_class": 2,
+    "size": 8,
+    "steps": 6,
+    "coords": 2,
+    "burn_in": 0,
+    "replay_steps": 2,
+    "branch_step": 2,
+}
 
 
 def test_a_run_is_computed_once(monkeypatch, cache):
     tree = experiments.run("rmsprop-resnet", "ci", **SMALL)
-    path = experiments.path_of(experiments.get("rmsprop-resnet", "ci", **SMALL))
+    path = experiments.get("rmsprop-resnet", "ci", **SMALL).path
     assert path.parent == cache / "runs"
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no checkpoint, nothing half-written
     monkeypatch.setattr(experiments, "simulate", None)
@@ -23,37 +33,44 @@ def test_a_run_is_computed_once(monkeypatch, cache):
     for name in tree.children:
         xr.testing.assert_identical(tree[name].dataset, again[name].dataset)
     assert tree.attrs == again.attrs
-    assert json.loads(again.attrs["experiment"])["width"] == 2
-    for key in ("data", "algorithm", "cflows", "torch", "hardware", "date", "seconds", "weights"):
-        assert again.attrs[key]
+    assert experiments.read(again) == experiments.get("rmsprop-resnet", "ci", **SMALL)
+    assert set(again.attrs) == {
+        "options", "fingerprint", "experiment", "summary", "preset", "weights", "data", "algorithm", "provenance",
+    }  # fmt: skip
+    assert set(made := store.provenance(again)) == {"cflows", "torch", "hardware", "date", "seconds"}
+    assert all(made.values())
 
 
-def test_programs_are_solved_once(monkeypatch, cache):
+def test_convex_programs_are_solved_once(monkeypatch, cache):
     small = SMALL | {"steps": 3, "snapshot_every": 2, "processes": ("discrete", "central")}
-    found = experiments.solve_programs(experiments.get("rmsprop-resnet", "ci", **small))
-    assert json.loads(found.attrs["experiment"])["width"] == 2
+    found = experiments.solve_convex_programs(experiments.get("rmsprop-resnet", "ci", **small))
+    assert json.loads(found.attrs["experiment"])["task"]["cifar-resnet"]["width"] == 2
     assert found["gap"].max() <= 1e-4
     assert found["step"].values.tolist() == [0, 2]
     monkeypatch.setattr(experiments.preconditioners, "along", None)
-    xr.testing.assert_identical(found, experiments.solve_programs(experiments.get("rmsprop-resnet", "ci", **small)))
+    xr.testing.assert_identical(
+        found, experiments.solve_convex_programs(experiments.get("rmsprop-resnet", "ci", **small))
+    )
 
 
-def test_every_option_changes_the_file():
+def test_every_option_changes_the_file(monkeypatch):
     default = experiments.get("rmsprop-resnet", "ci")
     other = {
         "width": 3, "blocks": 2, "per_class": 5, "classes": (0, 1), "size": 4, "seed": 1, "lr": 2e-3, "beta2": 0.9,
-        "eps": 1e-8, "bias_correction": not default.bias_correction, "warmup": 5, "steps": 7,
-        "processes": ("discrete",), "eigs": 5, "eig_every": 9, "eig_tol": 1e-4, "substeps": 2, "coords": 3,
-        "snapshot_every": 3, "optimizer": "ScalarRMSProp", "branch": 4, "window": 5,
-        "batch_size": 8, "name": "x",
+        "eps": 1e-8, "bias_correction": False, "burn_in": 5, "steps": 7, "processes": ("discrete",), "eigs": 5,
+        "eig_every": 9, "eig_tol": 1e-4, "accuracy": 1e-3, "substeps": 2, "coords": 3, "records": ("x",),
+        "snapshot_every": 3, "optimizer": "ScalarRMSProp", "branch_step": 4, "replay_steps": 5, "replay_from": (3,),
+        "batch_size": 8, "name": "x", "task": "other",
     }  # fmt: skip
-    assert set(other) == set(vars(default))
-    paths = {experiments.path_of(replace(default, **{k: v})) for k, v in other.items()}
-    assert len(paths | {experiments.path_of(default)}) == len(other) + 1
+    monkeypatch.setitem(TASKS, "other", type("Other", (CifarResNet,), {}))
+    parts = (default, default.task, default.optimizer)
+    assert set(other) == {field.name for part in parts for field in fields(part)}
+    paths = {default.change(**{k: v}).path for k, v in other.items()}
+    assert len(paths | {default.path}) == len(other) + 1
 
 
 def test_an_interrupted_experiment_leaves_a_checkpoint_and_goes_on(monkeypatch):
-    path = experiments.path_of(experiments.get("rmsprop-resnet", "ci", **SMALL))
+    path = experiments.get("rmsprop-resnet", "ci", **SMALL).path
     real = torch.autograd.grad
     calls = 0
 
@@ -75,16 +92,16 @@ def test_an_interrupted_experiment_leaves_a_checkpoint_and_goes_on(monkeypatch):
 def test_the_seed_alone_decides_the_weights():
     experiment = experiments.get("rmsprop-resnet", "ci")
     torch.manual_seed(5)
-    a = experiments.objective(experiment).w0
+    a = experiment.objective().w0
     after = torch.rand(1)
     torch.manual_seed(5)
     assert torch.rand(1) == after  # and the caller's random numbers are not touched
-    torch.testing.assert_close(experiments.objective(experiment).w0, a)
-    assert (experiments.objective(experiments.get("rmsprop-resnet", "ci", seed=1)).w0 != a).any()
+    torch.testing.assert_close(experiment.objective().w0, a)
+    assert (experiments.get("rmsprop-resnet", "ci", seed=1).objective().w0 != a).any()
 
 
 def test_the_laptop_network():
-    f = experiments.objective(experiments.get("rmsprop-resnet", "laptop"))
+    f = experiments.get("rmsprop-resnet", "laptop").objective()
     assert f.w0.dtype == torch.float32
     assert f.dim == 19_660
     assert np.isfinite(f.value_and_grad(f.w0)[0].item())
@@ -100,8 +117,8 @@ def test_bad_input_is_named(tmp_path, cache):
     with pytest.raises(ValueError, match=r"no option \['leaning_rate'\]; they have .*lr"):
         experiments.run("rmsprop-resnet", "ci", leaning_rate=1)
     with pytest.raises(ValueError, match=r"no run file .*x\.nc"):
-        experiments.load(tmp_path / "x.nc")
-    path = experiments.path_of(experiments.get("rmsprop-resnet", "ci", **SMALL))
+        store.load(tmp_path / "x.nc")
+    path = experiments.get("rmsprop-resnet", "ci", **SMALL).path
     path.parent.mkdir(parents=True)
     path.write_bytes(b"\x89HDF\r\n\x1a\n damaged")
     with pytest.raises(ValueError, match=r"the run file .*\.nc is damaged .*delete it"):
@@ -109,13 +126,13 @@ def test_bad_input_is_named(tmp_path, cache):
 
 
 def test_command_line(capsys):
-    options = ["--width", "2", "--per-class", "2", "--size", "8", "--steps", "6", "--coords", "2", "--warmup", "0"]
-    options += ["--window", "2", "--branch", "2"]
+    options = ["--width", "2", "--per-class", "2", "--size", "8", "--steps", "6", "--coords", "2", "--burn-in", "0"]
+    options += ["--replay-steps", "2", "--branch-step", "2"]
     assert main(["run", "rmsprop-resnet:ci", *options]) == 0
     path = capsys.readouterr().out.strip()
-    assert path == str(experiments.path_of(experiments.get("rmsprop-resnet", "ci", **SMALL)))
+    assert path == str(experiments.get("rmsprop-resnet", "ci", **SMALL).path)
     assert main(["list"]) == 0
-    assert f"{path}  lr 0.0001, 6 steps, width 2" in capsys.readouterr().out
+    assert f"{path}  1,342 weights, 8 images at 8 x 8, RMSProp (η = 0.0001" in capsys.readouterr().out
     assert main(["info", path]) == 0
     shown = capsys.readouterr().out
     assert "lr: 0.0" in shown

@@ -1,5 +1,6 @@
 """What is computed is not lost, and what is said of files is true."""
 
+import re
 import resource
 import signal
 import warnings
@@ -10,7 +11,7 @@ import torch
 import xarray as xr
 from test_experiments import SMALL
 
-from cflows import GradientDescent, Objective, RMSProp, experiments, files, simulate
+from cflows import GradientDescent, Objective, RMSProp, experiments, files, simulate, store
 from cflows.__main__ import main
 from cflows.book import figures, interactive
 
@@ -32,7 +33,7 @@ def test_a_tree_that_a_user_saved_can_be_looked_at(tmp_path, capsys):
     assert "accuracy: 0.01" in shown
     xr.testing.assert_identical(files.load(tmp_path / "mine.nc")["central"].dataset, run()["central"].dataset)
     with pytest.raises(ValueError, match="is not a run of an experiment"):
-        experiments.load(tmp_path / "mine.nc")
+        store.load(tmp_path / "mine.nc")
 
 
 def test_paths_may_be_strings(tmp_path, monkeypatch):
@@ -81,12 +82,12 @@ def test_an_experiment_on_a_full_disk_returns_its_result(cache, full_disk):
 def test_a_cache_that_can_not_be_written_is_found_before_and_costs_no_result(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CFLOWS_CACHE", str(tmp_path / "file"))
-    small = SMALL | {"steps": 3, "snapshot_every": 2, "processes": ("discrete", "central"), "branch": 0}
+    small = SMALL | {"steps": 3, "snapshot_every": 2, "processes": ("discrete", "central"), "branch_step": 0}
     with pytest.warns(UserWarning, match="will not be kept: nothing can be written into .*CFLOWS_CACHE"):
         tree = experiments.run("rmsprop-resnet", "ci", **small)
     assert np.isfinite(tree["central"]["loss"]).all()
     with pytest.warns(UserWarning, match="will not be kept"):
-        solved = experiments.solve_programs(experiments.get("rmsprop-resnet", "ci", **small))
+        solved = experiments.solve_convex_programs(experiments.get("rmsprop-resnet", "ci", **small))
     assert solved["gap"].max() <= 1e-4
 
 
@@ -112,9 +113,10 @@ def test_bad_options_of_the_command_line_are_named(options, message, capsys):
         code = ended.code
     said = capsys.readouterr()
     assert code
-    assert message in said.err + said.out
+    assert message in re.sub(r"[\s│]+", " ", said.err + said.out)
 
 
+@pytest.mark.unchecked
 def test_options_of_any_kind_name_one_run():
     plain = experiments.get("rmsprop-resnet", "ci", lr=0.5, steps=7, classes=(0, 1), bias_correction=True)
     other = experiments.get(
@@ -126,7 +128,7 @@ def test_options_of_any_kind_name_one_run():
         bias_correction=np.True_,
     )
     assert plain == other
-    assert experiments.path_of(plain) == experiments.path_of(other)
+    assert plain.path == other.path
     with pytest.raises(TypeError, match=r"steps is 7\.5; it must be an integer"):
         experiments.get("rmsprop-resnet", "ci", steps=7.5)
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from cflows import experiments, files, stored
+from cflows import experiments, files, store
 from cflows.__main__ import main
 
-SMALL = {"width": 2, "per_class": 4, "size": 8, "coords": 2, "warmup": 100, "lr": 1e-4, "steps": 12, "window": 4}
-SMALL |= {"branch": 6, "snapshot_every": 5}
+SMALL = {"width": 2, "per_class": 4, "size": 8, "coords": 2, "burn_in": 100, "lr": 1e-4, "steps": 12, "replay_steps": 4}
+SMALL |= {"branch_step": 6, "snapshot_every": 5}
 RUNS = sorted((Path(__file__).parents[1] / "runs").glob("*.nc"))
 
 
@@ -24,9 +24,13 @@ def files_of_a_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CFLOWS_CACHE", str(folder))
         patch.setenv("CFLOWS_STORED", "")
-        experiments.solve_programs(experiments.get("rmsprop-resnet", "ci", **SMALL))
-        path = experiments.path_of(experiments.get("rmsprop-resnet", "ci", **SMALL))
-    return path, experiments.programs_of(path)
+        experiments.solve_convex_programs(experiments.get("rmsprop-resnet", "ci", **SMALL))
+        experiment = experiments.get("rmsprop-resnet", "ci", **SMALL)
+        return experiment.path, experiment.convex_programs_path
+
+
+def solved_beside(path):
+    return path.with_suffix(".preconditioners.nc")
 
 
 @pytest.fixture
@@ -34,7 +38,7 @@ def run(files_of_a_run, tmp_path, monkeypatch):
     """A small run and its programs, in the repository alone."""
     monkeypatch.setenv("CFLOWS_STORED", str(tmp_path / "runs"))
     for path in files_of_a_run:
-        stored.store(path, tmp_path / "runs")
+        store.put(path, tmp_path / "runs")
     return tmp_path / "runs" / files_of_a_run[0].name
 
 
@@ -42,15 +46,18 @@ def test_what_is_stored_is_found_and_reproduced(run, monkeypatch, capsys):
     monkeypatch.setattr(experiments, "simulate", None)
     monkeypatch.setattr(experiments.preconditioners, "along", None)
     tree = experiments.run("rmsprop-resnet", "ci", **SMALL)
-    assert experiments.solve_programs(experiments.get("rmsprop-resnet", "ci", **SMALL)).sizes["step"] == 3
+    assert experiments.solve_convex_programs(experiments.get("rmsprop-resnet", "ci", **SMALL)).sizes["step"] == 3
     assert tree["central"]["loss"].dtype == np.float32
+    assert set(tree["distance"].data_vars) == {
+        f"{name}-discrete" for name in tree.children if name in (*experiments.FLOWS, "midpoint")
+    }
     weights, nu = (tree["snapshots/central"][name] for name in ("weights", "nu"))
     assert weights[:-1].isnull().all()
     assert weights[-1].notnull().all()
     assert nu[-1].notnull().all()  # of all snapshots for a preset alone
     monkeypatch.undo()
     assert main(["verify", str(run)]) == 0
-    assert stored.verify(experiments.programs_of(run)) == []
+    assert experiments.verify(solved_beside(run)) == []
 
 
 @pytest.fixture
@@ -58,7 +65,7 @@ def served(run, monkeypatch):
     """The small run and its programs, on the web alone, where the package knows of them."""
     monkeypatch.setenv("CFLOWS_STORED", "")
     digests = {path.name: sha256(path.read_bytes()).hexdigest() for path in run.parent.iterdir()}
-    monkeypatch.setattr(experiments, "registry", lambda: digests)
+    monkeypatch.setattr(store, "registered", lambda: digests)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=run.parent)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("CFLOWS_URL", f"http://127.0.0.1:{server.server_port}")
@@ -70,10 +77,10 @@ def test_what_is_on_the_web_is_fetched_once(served, cache, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(experiments, "simulate", None)
         patch.setattr(experiments.preconditioners, "along", None)
-        experiments.solve_programs(experiments.get("rmsprop-resnet", "ci", **SMALL))
+        experiments.solve_convex_programs(experiments.get("rmsprop-resnet", "ci", **SMALL))
         experiments.run("rmsprop-resnet", "ci", **SMALL)
-        names = {served.name, experiments.programs_of(served).name}
-        assert {p.name for p in (cache / "runs").iterdir()} == names <= experiments.asked
+        names = {served.name, solved_beside(served).name}
+        assert {p.name for p in (cache / "runs").iterdir()} == names <= store.asked
         patch.delenv("CFLOWS_URL")
         experiments.run("rmsprop-resnet", "ci", **SMALL)
 
@@ -95,12 +102,12 @@ def test_what_is_on_the_web_but_not_what_was_stored_is_computed(served, cache, m
 
 def test_what_the_repository_does_not_have_is_not_sought_on_the_web(monkeypatch):
     monkeypatch.setenv("CFLOWS_URL", "http://127.0.0.1:1")
-    assert experiments._find("another.nc") is None
+    assert store.find("another.nc") is None
 
 
 def test_the_package_knows_the_runs_of_the_repository():
     found = {path.name: sha256(path.read_bytes()).hexdigest() for path in RUNS}
-    assert experiments.registry() == found, "`cflows store` lists them; so does cflows.stored.register()"
+    assert store.registered() == found, "`cflows store` lists them; so does cflows.store.register()"
 
 
 def test_a_changed_file_is_found_out(run):
@@ -109,7 +116,7 @@ def test_a_changed_file_is_found_out(run):
     tree.attrs["content"] = "that of before"
     tree.to_netcdf(run, engine="h5netcdf")
     with pytest.raises(ValueError, match="was changed after it was written"):
-        stored.verify(run)
+        experiments.verify(run)
     with pytest.raises(ValueError, match="was changed"):
         experiments.run("rmsprop-resnet", "ci", **SMALL)
 
@@ -121,21 +128,22 @@ def test_a_result_that_the_code_does_not_give_is_found_out(run, variable, capsys
     files.save(run, tree)
     assert main(["verify", str(run)]) == 1
     assert f"central: {variable} is off by" in capsys.readouterr().err
-    programs = experiments.programs_of(run)
+    programs = solved_beside(run)
     solved = files.load(programs)
     solved["cosine"][-1] = 0.5
     files.save(programs, solved)
-    assert any("cosine is off by" in line for line in stored.verify(programs))
+    assert any("cosine is off by" in line for line in experiments.verify(programs))
 
 
 def test_distances_of_flows_that_have_not_parted_are_rounding():
     def distances(noise):
-        return xr.Dataset({"a-b": ("step", [1.0, 1.0]), "a-c": ("step", [noise, noise])}, {"step": [0, 1]})
+        data = xr.Dataset({"a-b": ("step", [1.0, 1.0]), "a-c": ("step", [noise, noise])}, {"step": [0, 1]})
+        return xr.DataTree.from_dict({"distance": data})
 
-    assert stored._differences("distance", distances(1e-7), distances(2e-7)) == []
-    assert len(stored._differences("distance", distances(0.5), distances(0.6))) == 1
-    none = xr.Dataset(coords={"step": [0, 1]})  # of one process
-    assert stored._differences("distance", none, none) == []
+    assert store.differences(distances(1e-7), distances(2e-7), accuracy=0.01) == []
+    assert len(store.differences(distances(0.5), distances(0.6), accuracy=0.01)) == 1
+    assert store.differences(distances(0.5), distances(0.501), accuracy=0.01) == []
+    assert len(store.differences(distances(0.5), distances(0.501), accuracy=1e-4)) == 1
 
 
 def test_a_file_in_which_nothing_could_be_compared_is_found_out(run):
@@ -143,40 +151,40 @@ def test_a_file_in_which_nothing_could_be_compared_is_found_out(run):
     original = tree.copy(deep=True)
     tree["central"]["loss"][-3:] = np.nan
     files.save(run, tree)
-    assert any("loss lacks values" in line for line in stored.verify(run))
+    assert any("loss lacks values" in line for line in experiments.verify(run))
     tree = original.copy(deep=True)
     tree["central"].dataset = tree["central"].to_dataset().assign_coords(step=tree["central"]["step"] + 1000)
     files.save(run, tree)
-    assert any("there is no" in line for line in stored.verify(run))
+    assert any("there is no" in line for line in experiments.verify(run))
     tree = original.copy(deep=True)
     tree.attrs["algorithm"] = 99
     files.save(run, tree)
     with pytest.raises(ValueError, match="another algorithm"):
-        stored.verify(run)
+        experiments.verify(run)
     tree = original.copy(deep=True)
-    tree["state"]["bytes"][:] = 7
+    del tree["state/8/central"]
     files.save(run, tree)
-    with pytest.raises(ValueError, match="does not hold what its last steps start from"):
-        stored.verify(run)
+    with pytest.raises(ValueError, match="does not hold what it could be computed again from"):
+        experiments.verify(run)
 
 
 def test_a_run_without_its_programs_says_so(run):
-    experiments.programs_of(run).unlink()
+    solved_beside(run).unlink()
     with pytest.raises(ValueError, match="stored without the weights"):
-        experiments.solve_programs(experiments.get("rmsprop-resnet", "ci", **SMALL))
+        experiments.solve_convex_programs(experiments.get("rmsprop-resnet", "ci", **SMALL))
 
 
 def test_a_run_of_another_algorithm_is_not_in_its_place(run, monkeypatch):
     monkeypatch.setattr(experiments, "ALGORITHM", -1)
     with pytest.raises(ValueError, match="is not where its definition"):
-        stored.verify(run)
+        experiments.verify(run)
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.name)
 def test_the_runs_of_the_repository_are_what_the_code_gives(path, monkeypatch):
     monkeypatch.setenv("CFLOWS_STORED", str(path.parent))
-    assert stored.verify(path) == []
+    assert experiments.verify(path) == []
 
 
 def test_the_runs_of_the_repository_are_small():
-    assert sum(path.stat().st_size for path in RUNS) < 15e6
+    assert sum(path.stat().st_size for path in RUNS) < 6e6

@@ -1,0 +1,364 @@
+"""Run files: where they are, where they come from, and what the repository keeps of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pooch
+import torch
+import xarray as xr
+
+from . import files
+from .processes import PROCESSES
+from .records import RECORDS
+
+#: Significant decimal digits that the repository keeps of records, and of values for each weight.
+DIGITS, DIGITS_PER_WEIGHT = 4, 3
+STATE_DIGITS, EXACT = 3.6, math.inf  # of ν in states that replays start from (12 bits), and of weights
+TOLERANCE, LEAST = 3.0, 1e-3  # of what declares none, in units of a run's accuracy; and of rounding
+COSTS = dict.fromkeys(("gap", "products", "rank", "seconds"))  # of convex programs: not compared
+
+asked: set[str] = set()
+"""Names of the files that were asked for since the program began."""
+
+
+def cache() -> Path:
+    """Folder of the runs.
+
+    Returns
+    -------
+    Path
+        That in the environment variable ``CFLOWS_CACHE``, or one in the user's cache.
+    """
+    return Path(os.environ.get("CFLOWS_CACHE") or pooch.os_cache("cflows")) / "runs"
+
+
+def repository() -> Path | None:
+    """Folder of the runs that come with the repository, in which those not in the cache are looked for.
+
+    Returns
+    -------
+    Path or None
+        That in the environment variable ``CFLOWS_STORED`` (None if it is empty), or ``runs`` beside the package.
+    """
+    folder = os.environ.get("CFLOWS_STORED", str(Path(__file__).parents[1] / "runs"))
+    return Path(folder) if folder else None
+
+
+def registered() -> dict[str, str]:
+    """The run files that come with the repository.
+
+    Returns
+    -------
+    dict
+        SHA-256 by name, as `register` lists them.
+    """
+    lines = resources.files("cflows._data").joinpath("runs.txt").read_text().splitlines()
+    return dict(line.split() for line in lines)  # type: ignore[misc]
+
+
+def register() -> None:
+    """List the runs of the repository, with their SHA-256, in the package, which then can fetch them from anywhere."""
+    root = Path(__file__).parents[1]
+    pooch.make_registry(str(root / "runs"), str(root / "cflows/_data/runs.txt"), recursive=False)
+
+
+def find(name: str) -> Path | None:
+    """Where a run file is: in the cache, in the repository, or fetched into the cache from ``CFLOWS_URL``.
+
+    Parameters
+    ----------
+    name : str
+        Its name without folders.
+
+    Returns
+    -------
+    Path or None
+        None if it is in none of them.
+
+    Warns
+    -----
+    UserWarning
+        If the address has no such file, or another one than was registered.
+    """
+    asked.add(name)
+    folders = [folder for folder in (cache(), repository()) if folder]
+    if found := next((folder / name for folder in folders if (folder / name).exists()), None):
+        return found
+    url, digest = os.environ.get("CFLOWS_URL"), registered().get(name)
+    if not (url and digest):
+        return None
+    try:
+        return Path(pooch.retrieve(f"{url}/{name}", digest, name, cache(), progressbar=False))
+    except (OSError, ValueError) as error:
+        warnings.warn(f"{url}/{name} could not be had ({error}); it is computed instead", stacklevel=3)
+        return None
+
+
+def kept(path: Path, device: str | torch.device, make: Callable[[Path | None], xr.DataTree]) -> xr.DataTree:
+    """A result from the store, or made and put into the cache.
+
+    Parameters
+    ----------
+    path : Path
+        Its file in the cache.
+    device : str or torch.device
+        Where it is made, for its provenance.
+    make : callable, Path or None -> DataTree
+        Makes it; given a path for its checkpoints. An attribute ``seconds`` says how long it took in all.
+
+    Returns
+    -------
+    xarray.DataTree
+
+    Warns
+    -----
+    UserWarning
+        If its file can't be written; the result is returned all the same.
+    """
+    if found := find(path.name):
+        return load(found)
+    checkpoint: Path | None = None
+    try:
+        checkpoint = files.writable(path.with_suffix(".ckpt"))
+    except ValueError as error:
+        warnings.warn(f"the run will not be kept: {error} (environment variable CFLOWS_CACHE)", stacklevel=3)
+    begin = time.monotonic()
+    tree = make(checkpoint)
+    made = {name: tree.attrs.pop(name, version(name)) for name in ("cflows", "torch")}
+    made |= {"hardware": hardware(device), "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    made["seconds"] = float(tree.attrs.pop("seconds", time.monotonic() - begin))
+    tree.attrs["provenance"] = json.dumps(made)
+    if checkpoint:
+        try:
+            files.save(path, tree)
+            checkpoint.unlink(missing_ok=True)
+        except OSError as error:
+            warnings.warn(f"the run is not kept: {path} could not be written ({error})", stacklevel=3)
+    return tree
+
+
+def load(path: str | Path) -> xr.DataTree:
+    """Read a run file into memory.
+
+    Parameters
+    ----------
+    path : path
+        File of a run, or of solved convex programs.
+
+    Returns
+    -------
+    xarray.DataTree
+
+    Raises
+    ------
+    ValueError
+        If it is not there, can't be read, or is not what was written.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"there is no run file {path}; `cflows list` names those that there are")
+    tree = files.load(path, sealed=True)
+    if missing := {"experiment", "provenance"} - set(tree.attrs):
+        raise ValueError(f"{path} is not a run of an experiment: it does not state its {', '.join(sorted(missing))}")
+    return tree
+
+
+def provenance(tree: xr.DataTree | xr.Dataset) -> dict:
+    """Where a run comes from.
+
+    Parameters
+    ----------
+    tree : DataTree or Dataset
+
+    Returns
+    -------
+    dict
+        Versions of ``cflows`` and ``torch``, ``hardware``, ``date`` (UTC), and how many ``seconds`` it took.
+    """
+    return json.loads(tree.attrs["provenance"])
+
+
+def device(name: str | torch.device = "auto") -> torch.device:
+    """The device of a name.
+
+    Parameters
+    ----------
+    name : str or torch.device
+        "auto" takes a GPU if there is one.
+
+    Returns
+    -------
+    torch.device
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {str(name)!r} is not to be had here ({reason}); use auto, or cpu") from error
+
+
+def hardware(name: str | torch.device = "auto") -> str:
+    """The name of the processor that computes on a device.
+
+    Parameters
+    ----------
+    name : str or torch.device
+        As of `device`.
+
+    Returns
+    -------
+    str
+    """
+    if (place := device(name)).type == "cuda":
+        return torch.cuda.get_device_name(place)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        processor = platform.processor() or platform.machine()
+    threads = torch.get_num_threads()
+    return f"{processor}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def reduce(run: xr.DataTree) -> xr.DataTree:
+    """What the repository keeps of a run: what figures and verification need, to the digits that they need.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        A run, or solved convex programs.
+
+    Returns
+    -------
+    xarray.DataTree
+        Of snapshots there is the last, without squared gradients, and ν of all of them if it is a preset. Of distances
+        there are those from the optimizer.
+    """
+    run = run.copy(deep=True)
+    for node in run.subtree:
+        data, digits = node.to_dataset(inherit=False), {}
+        for name, x in data.data_vars.items():
+            if node.path.startswith("/state"):
+                digits[name] = STATE_DIGITS if str(name).rpartition(".")[2] == "nu" else EXACT
+            else:
+                digits[name] = EXACT if name == "weights" else DIGITS_PER_WEIGHT if "weight" in x.dims else DIGITS
+        if node.path.startswith("/snapshots/"):
+            data = data[["weights", "nu", "factor"] if "factor" in data else ["nu"]]
+            last = data["step"] == data["step"][-1]
+            whole = {"nu"} if run.attrs.get("preset") else set()
+            data = data.assign({name: data[name].where(last) for name in set(data.data_vars) - whole})
+        elif node.path.startswith("/distance") and "discrete" in run:
+            data = data[[name for name in data.data_vars if str(name).endswith("-discrete")]]
+        data = data.assign({name: _rounded(x, digits[name]) for name, x in data.data_vars.items()})
+        if not node.path.startswith("/state"):
+            data = data.map(lambda x: x.astype(np.float32) if x.dtype.kind == "f" else x, keep_attrs=True)
+        node.dataset = data
+    return run
+
+
+def _rounded(x: xr.DataArray, digits: float) -> xr.DataArray:
+    """To as many bits as it takes for so many decimal digits, so that it compresses well."""
+    if x.dtype.kind != "f" or digits == EXACT:
+        return x
+    bits = math.ceil(digits * math.log2(10))
+    mantissa, exponent = np.frexp(x.values)
+    return x.copy(data=np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits))
+
+
+def put(path: Path, folder: Path) -> Path:
+    """Write the reduced form of a run file, or of one of solved convex programs, into a folder.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    folder : Path
+        Where to.
+
+    Returns
+    -------
+    Path
+        File of the same name in the folder.
+    """
+    files.save(folder / path.name, reduce(load(path)))
+    return folder / path.name
+
+
+def differences(there: xr.DataTree, here: xr.DataTree, accuracy: float) -> list[str]:
+    """Where a stored run is not what is computed now.
+
+    Parameters
+    ----------
+    there : xarray.DataTree
+        The stored run, reduced or not.
+    here : xarray.DataTree
+        Some steps of it, computed again.
+    accuracy : float
+        Of the run; tolerances are in units of it.
+
+    Returns
+    -------
+    list of str
+        A line for each variable that is not reproduced; empty if all are.
+    """
+    return [
+        line
+        for node in reduce(here).subtree
+        if node.data_vars and not node.path.startswith(("/state", "/snapshots"))
+        for line in _differences(node.path, there, node.to_dataset(), accuracy)
+    ]
+
+
+def _differences(path: str, tree: xr.DataTree, here: xr.Dataset, accuracy: float) -> list[str]:
+    node, lines = path.strip("/") or "the file", []
+    try:
+        there = tree[path].to_dataset()
+    except KeyError:
+        return [f"there is no {node}"]
+    if missing := sorted(map(str, set(here.data_vars) - set(there.data_vars))):
+        return [f"{node}: there is no {', '.join(missing)}"]
+    refreshed = [name for name in here.data_vars if "eig" in here[name].dims]
+    for name in refreshed:  # a flow that is computed again may refresh them at other steps: near ones count
+        known = there[name].dropna("step", how="all")
+        if not known.size and here[name].notnull().any():
+            lines.append(f"{node}: {name} has no values")
+        there = there.assign({name: known.reindex(step=there["step"], method="nearest", tolerance=2)})
+    try:
+        there = there.sel({name: x for name, x in here.indexes.items() if name != "eig"})
+    except KeyError as error:
+        return [f"{node}: there is no {error}"]
+    least = 1e-30
+    if node.startswith("distance"):  # of flows that have not parted, it is rounding
+        least = max([least, *(0.01 * float(x.max()) for x in here.data_vars.values())])
+    known = [*getattr(PROCESSES.get(node), "variables", ()), *(record.variable for record in RECORDS.values())]
+    tolerances = COSTS | {variable.name: variable.tolerance for variable in known}
+    for name in sorted(map(str, here.data_vars)):
+        tolerance = tolerances.get(name, TOLERANCE)
+        if tolerance is None:
+            continue
+        width = {"eig": slice(min(x.sizes["eig"] for x in (here, there)))} if name in refreshed else {}
+        a, b = (x[name].isel(width).values.astype(float) for x in (there, here))
+        both = np.isfinite(a) & np.isfinite(b)
+        if name not in refreshed and (both != np.isfinite(b)).any():
+            lines.append(f"{node}: {name} lacks values, or has ones that are not finite")
+        if not both.any():
+            continue
+        off = float(abs(a - b)[both].max() / max(abs(b[both]).max(), least))
+        if not off <= max(tolerance * accuracy, LEAST):
+            lines.append(f"{node}: {name} is off by {off:.2g} of its largest value")
+    return lines

@@ -1,0 +1,200 @@
+"""Tasks and optimizers from outside the package, definitions with options that come later, and names that changed."""
+
+from dataclasses import dataclass, field, make_dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from cflows import Objective, data, experiments, files, store, tasks
+from cflows.__main__ import main
+from cflows.experiments import PRESETS, Experiment
+from cflows.optimizers import OPTIMIZERS, GradientDescent, RMSProp
+
+RUN = {"steps": 12, "replay_steps": 4, "eig_every": 2, "coords": 2, "processes": ("discrete", "central")}
+
+
+# A task from outside: this much it takes.
+@dataclass(frozen=True)
+class Valley(tasks.Task):
+    """L = ½ Σᵢ cᵢ xᵢ² (1 + y²) + 1 - y / 5, which sharpens as y grows."""
+
+    dim: int = 3
+    steepness: float = 2.0
+    """c of the first coordinate"""
+
+    def objective(self, device, batch_size=None):
+        curvatures = self.data().to(device)
+
+        def loss(w):
+            return (curvatures * w[:-1] ** 2 * (1 + w[-1] ** 2)).sum() / 2 + 1 - 0.2 * w[-1]
+
+        return Objective(loss, torch.ones(self.dim + 1, dtype=torch.float64, device=device) / 4)
+
+    def data(self):
+        return self.steepness / torch.arange(1, self.dim + 1, dtype=torch.float64)
+
+    def outputs(self, f):
+        return lambda w: w[-1:] ** 2
+
+    def digest(self):
+        return data.digest(self.data())
+
+
+@pytest.fixture
+def valley(monkeypatch):
+    monkeypatch.setitem(tasks.TASKS, "valley", Valley)
+    return Experiment("mine", Valley(dim=2), GradientDescent(0.5), **RUN)
+
+
+def test_a_task_from_outside_is_run_stored_read_listed_and_verified(valley, tmp_path, monkeypatch, capsys):
+    tree = experiments.compute(valley)
+    assert float(tree["central"]["eigenvalues"].max()) > 1.9
+    assert tree["discrete"]["outputs"].shape == (12, 1)
+    assert experiments.read(tree) == valley
+    assert experiments.describe(tree).startswith(
+        "3 weights, valley (dim 2, steepness 2.0), GradientDescent (η = 0.5), 12"
+    )
+    monkeypatch.setenv("CFLOWS_STORED", str(tmp_path / "runs"))
+    assert main(["store", str(valley.path), "--folder", str(tmp_path / "runs")]) == 0
+    file = tmp_path / "runs" / valley.path.name
+    assert main(["list"]) == 0
+    assert f"{file}  3 weights, valley (dim 2" in capsys.readouterr().out
+    assert main(["verify", str(file)]) == 0
+    valley.path.unlink()
+    monkeypatch.setattr(experiments, "simulate", None)
+    np.testing.assert_allclose(experiments.compute(valley)["central"]["loss"], tree["central"]["loss"], rtol=1e-4)
+    changed = files.load(file)
+    changed["central"]["loss"][-2:] *= 1.1
+    files.save(file, changed)
+    assert main(["verify", str(file)]) == 1
+    assert "central: loss is off by" in capsys.readouterr().err
+
+
+def test_what_is_not_registered_here_is_named(valley, monkeypatch):
+    tree = experiments.compute(valley)
+    monkeypatch.delitem(tasks.TASKS, "valley")
+    with pytest.raises(ValueError, match="there is no task 'valley'; there are cifar-resnet"):
+        experiments.read(tree)
+    with pytest.raises(TypeError, match=r"task is Valley\(dim=2, .*give one that is registered: cifar-resnet"):
+        Experiment(task=Valley(dim=2))
+    assert "valley (dim 2" in experiments.describe(tree)  # whoever has the file can see what it is
+
+
+def extended(cls, **new):
+    """The class with further options that have defaults, as a later version may have them."""
+    options = [(name, type(value), field(default=value)) for name, value in new.items()]
+    return make_dataclass(cls.__name__, options, bases=(cls,), frozen=True)
+
+
+def test_an_option_that_is_added_renames_no_run(valley, monkeypatch):
+    path, before = (
+        valley.path,
+        {valley.path: valley, **{e.path: e for sizes in PRESETS.values() for e in sizes.values()}},
+    )
+    tree = experiments.compute(valley)
+    later = {"valley": extended(Valley, tilt=0.5), "cifar-resnet": extended(tasks.CifarResNet, depth=3)}
+    optimizers = {name: extended(kind, momentum=0.0) for name, kind in OPTIMIZERS.items()}
+    for name, kind in later.items():
+        monkeypatch.setitem(tasks.TASKS, name, kind)
+    for name, kind in optimizers.items():
+        monkeypatch.setitem(OPTIMIZERS, name, kind)
+    Later = extended(Experiment, precision="single")
+    monkeypatch.setattr(experiments, "Experiment", Later)
+    for there, e in before.items():
+        task = next(kind for kind in later.values() if issubclass(kind, type(e.task)))(**vars(e.task))
+        optimizer = optimizers[type(e.optimizer).__name__](**vars(e.optimizer))
+        new = Later(**vars(e) | {"task": task, "optimizer": optimizer})
+        assert new.path == there
+        assert replace(new, precision="double").path != there
+        assert replace(new, task=replace(task, **{"tilt" if e is valley else "depth": 4})).path != there
+        assert replace(new, optimizer=replace(optimizer, momentum=0.9)).path != there
+    read = experiments.read(tree)
+    assert (read.path, read.task.tilt, read.precision) == (path, 0.5, "single")
+
+
+@pytest.mark.unchecked
+def test_options_are_routed_to_the_part_that_has_them():
+    e = experiments.get("rmsprop-resnet", "ci", lr=4e-5, seed=1, steps=9)
+    assert (e.optimizer.lr, e.task.seed, e.steps) == (4e-5, 1, 9)
+    assert e == experiments.get("rmsprop-resnet", "ci").change(
+        optimizer=RMSProp(4e-5, 0.99, bias_correction=True), task=replace(e.task), steps=9
+    )
+    assert e.change(optimizer="GradientDescent", lr=0.1).optimizer == GradientDescent(0.1)
+    assert e.change(optimizer="ScalarRMSProp", eps=1e-8).optimizer == OPTIMIZERS["ScalarRMSProp"](
+        4e-5, 0.99, 1e-8, True
+    )
+    assert e.change(eig_every={"central": np.int64(3)}).eig_every == {"central": 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"optimizer": "Adam"}, ValueError, "no optimizer 'Adam'; there are RMSProp, ScalarRMSProp, GradientDescent"),
+        ({"optimizer": 3}, TypeError, "optimizer is 3; give one that is registered: RMSProp"),
+        ({"task": "mnist"}, ValueError, "no task 'mnist'; there are cifar-resnet"),
+        ({"optimizer": "RMSProp"}, TypeError, "RMSProp: .*missing .*'beta2'"),
+        ({"beta2": 0.9}, ValueError, r"no option \['beta2'\]; they have .*steps.*width.*lr"),
+        ({"lr": "x"}, TypeError, "GradientDescent: lr is 'x'; it must be a number"),
+        ({"steps": 7.5}, TypeError, r"steps is 7\.5; it must be an integer"),
+        ({"eig_every": {"central": "x"}}, TypeError, "it must be an integer, or one for each process"),
+    ],
+)
+def test_options_that_are_wrong_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        experiments.get("gd-resnet", "ci", **options)
+
+
+def test_two_options_of_one_name_are_refused(monkeypatch):
+    clash = extended(tasks.CifarResNet, steps=3)
+    monkeypatch.setitem(tasks.TASKS, "clash", clash)
+    with pytest.raises(ValueError, match="two options are called steps"):
+        Experiment(task=clash())
+
+
+def test_old_names_are_taken_with_a_warning():
+    with pytest.warns(FutureWarning) as caught:
+        old = experiments.get("rmsprop-resnet", "ci", warmup=3, branch=4, window=5)
+    assert sorted(str(w.message).split(";")[0] for w in caught) == [
+        "branch is now called branch_step", "warmup is now called burn_in", "window is now called replay_steps",
+    ]  # fmt: skip
+    assert old == experiments.get("rmsprop-resnet", "ci", burn_in=3, branch_step=4, replay_steps=5)
+    with pytest.raises(TypeError, match="warmup is the old name of burn_in; give only burn_in"):
+        experiments.get("rmsprop-resnet", "ci", warmup=3, burn_in=3)
+
+
+def test_a_schedule_can_not_name_a_file():
+    with pytest.raises(ValueError, match=r"RMSProp .*has no file .*use simulate"):
+        _ = experiments.get("rmsprop-resnet", "ci", lr=lambda t: 1e-4).path
+
+
+def test_states_are_kept_where_the_run_reaches():
+    e = experiments.get("rmsprop-resnet", "laptop")
+    assert e.starts == (400, 700)
+    assert e.change(steps=500).starts == (400,)
+    assert e.change(steps=30).starts == (10,)
+    assert e.change(replay_steps=0).starts == ()
+    assert experiments.scaled(e, 4).starts == (175,)
+
+
+def test_data_are_digested_once(monkeypatch):
+    task = tasks.CifarResNet(per_class=3, size=4)
+    assert task.digest() == task.digest()
+    monkeypatch.setattr(data, "cifar10", None)
+    assert replace(task, width=3, seed=1).digest() == task.digest()
+    with pytest.raises(TypeError):
+        replace(task, per_class=4).digest()
+
+
+@pytest.mark.parametrize(("digits", "bits"), [(3, 10), (4, 14)])
+def test_values_are_rounded_to_some_bits(digits, bits):
+    rng = np.random.default_rng(0)
+    x = store.xr.DataArray(
+        np.concatenate([10 ** rng.uniform(-30, 3, 1000) * rng.choice([-1, 1], 1000), [0, np.nan, np.inf]])
+    )
+    rounded = store._rounded(x, digits)
+    np.testing.assert_allclose(rounded, x, rtol=10.0**-digits)
+    assert (abs(rounded / x - 1)[:1000] > 2.0**-bits / 8).any()
+    mantissa = np.frexp(rounded.values[:1000])[0] * 2.0**bits
+    assert (mantissa == np.rint(mantissa)).all()
+    assert store._rounded(x, store.EXACT) is x
