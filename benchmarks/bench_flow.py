@@ -18,7 +18,7 @@ import torch
 from literal import Literal
 from torch import nn
 
-from cflows import Objective, data, experiments, models, processes
+from cflows import Objective, data, differences, experiments, models, processes
 
 UNITS = 50
 NONE = torch.as_tensor([], dtype=torch.int64)
@@ -60,13 +60,10 @@ class Wide:
         loss, g, hvp = self.f.linearize(w.float())
         return loss.double(), g.double(), lambda V: hvp(V.float()).double()
 
-    def differences(self, w, g, U, eps):
-        return tuple(x.double() for x in self.f.differences(w.float(), g.float(), U.float(), eps))
-
 
 class Reference(processes.Central):
     def third_derivatives(self, U, p, known=None):
-        HU, T = self.f.differences(self.w, self.g, U, self.reach)
+        HU, T = differences.central_differences(self.f, self.w, self.g, U, self.reach)
         return T, HU
 
 
