@@ -18,7 +18,7 @@ import torch
 from literal import Literal
 from torch import nn
 
-from cflows import Objective, data, experiments, models
+from cflows import Objective, data, differences, experiments, models
 from cflows.processes import Central, Settings
 
 UNITS = 50
@@ -61,16 +61,13 @@ class Wide:
         loss, g, hvp = self.f.linearize(w.float())
         return loss.double(), g.double(), lambda V: hvp(V.float()).double()
 
-    def differences(self, w, g, U, eps):
-        return tuple(x.double() for x in self.f.differences(w.float(), g.float(), U.float(), eps))
-
 
 class Reference(Central):
     """With differences over the reach that single precision asked for."""
 
     def third_derivatives(self, seen, U, HU, p):
-        T = self.f.differences(seen.state.w, seen.g, U, seen.state.reach.length)[1]
-        return T, seen.state.reach
+        s = seen.state
+        return differences.central_differences(self.f, s.w, seen.g, U, s.reach.length)[1], s.reach
 
 
 def timed(f, w, unit):
