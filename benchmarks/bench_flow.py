@@ -20,6 +20,7 @@ from torch import nn
 
 from cflows import Objective, data, differences, experiments, models
 from cflows.processes import Central, Settings
+from cflows.tasks import CifarResNet
 
 UNITS = 50
 NONE = torch.as_tensor([], dtype=torch.int64)
@@ -30,10 +31,12 @@ def objective(labels):
     e = experiments.get("rmsprop-resnet")
     if labels == "true":
         return e.optimizer, e.objective("cpu")
-    images, _ = data.cifar10(e.task.per_class, e.task.classes, e.task.size)
+    task = e.task
+    assert isinstance(task, CifarResNet)
+    images, _ = data.cifar10(task.per_class, task.classes, task.size)
     torch.manual_seed(0)
     targets = nn.functional.one_hot(torch.randint(8, (len(images),)), 8).to(images.dtype)
-    f = Objective.from_module(models.ResNet(e.task.width, e.task.blocks, 8), nn.MSELoss(), images, targets)
+    f = Objective.from_module(models.ResNet(task.width, task.blocks, 8), nn.MSELoss(), images, targets)
     return experiments.scaled(e, 4).optimizer, f
 
 

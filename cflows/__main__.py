@@ -40,7 +40,7 @@ def info(file: Annotated[Path, tyro.conf.Positional]) -> None:
         file: a run file (.nc), or the result of a simulation that you saved.
     """
 
-    def show(values: dict[str, Any], indent: str = "") -> None:
+    def show(values: dict[Any, Any], indent: str = "") -> None:
         for key, value in values.items():
             if isinstance(value, dict):
                 print(f"{indent}{key}:")
@@ -86,9 +86,10 @@ def run(
         device: where to compute; "auto" takes a GPU if there is one.
         optimizer: name of another optimizer than that of the experiment.
     """
-    experiment = experiment.change(optimizer=optimizer) if optimizer else experiment
-    experiments.compute(experiment, device)
-    print(experiment.path)
+    chosen: experiments.Experiment = experiment  # type: ignore[assignment]
+    chosen = chosen.change(optimizer=optimizer) if optimizer else chosen
+    experiments.compute(chosen, device)
+    print(chosen.path)
 
 
 def store(paths: Annotated[list[Path], tyro.conf.Positional], folder: Path = Path("runs")) -> None:

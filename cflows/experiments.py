@@ -6,7 +6,7 @@ import json
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -66,10 +66,11 @@ class Experiment(Options):
     """steps of these states; none: so many before the end"""
     batch_size: int | None = None
     """examples at a time (bounds memory)"""
-    MAY_BE_ZERO: ClassVar = {"burn_in", "branch_step", "coords", "snapshot_every", "replay_steps"}
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # `simulate` checks numbers
+        if self.coords < 0:
+            raise ValueError(f"coords is {self.coords}; it must not be negative")
         for part, registry in PARTS.items():
             if type(getattr(self, part)) not in registry.values():
                 raise TypeError(
@@ -87,7 +88,7 @@ class Experiment(Options):
 
     @property
     def path(self) -> Path:
-        """File in the cache; its name has the digest of what is not a default, of the data and of `cflows.ALGORITHM`."""
+        """File in the cache; its name has a digest of what is not a default, the data and `cflows.ALGORITHM`."""
         content = {"data": self.task.digest(), "algorithm": ALGORITHM, **_written(self, changed_only=True)}
         digest = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return store.cache() / f"{self.name}-{digest[:12]}.nc"
@@ -143,10 +144,6 @@ def _written(thing: Any, changed_only: bool = False) -> dict[str, Any]:
         raise ValueError(f"a {type(thing).__name__} with such options has no file ({error}); use simulate") from error
 
 
-def _read(value: Any) -> Any:
-    return tuple(map(_read, value)) if isinstance(value, list) else value
-
-
 def read(run: xr.DataTree) -> Experiment:
     """The definition of a run's experiment.
 
@@ -164,11 +161,11 @@ def read(run: xr.DataTree) -> Experiment:
     ValueError
         If its task or optimizer is not registered here, or it has other options than those that there are here.
     """
-    values = {name: _read(value) for name, value in json.loads(run.attrs["experiment"]).items()}
+    values = Options.plain(json.loads(run.attrs["experiment"]))
     try:
         for part, registry in PARTS.items():
             ((name, options),) = values[part].items()
-            values[part] = registry[name](**{key: _read(value) for key, value in options.items()})
+            values[part] = registry[name](**options)
         return Experiment(**values)
     except TypeError as error:
         raise ValueError(f"the run is of another version of cflows ({error})") from error
@@ -273,8 +270,8 @@ def run(name: str, preset: Preset = "laptop", device: str | torch.device = "auto
 
     Runs that come with the repository are found in it (`store.repository`), or fetched from the address in the
     environment variable ``CFLOWS_URL``. A run is one NetCDF file, named by the digest of what in its definition differs
-    from defaults, of its data and of `cflows.ALGORITHM`. An interrupted run leaves a checkpoint beside the place of its file,
-    and goes on from there when it is asked for again.
+    from defaults, of its data and of `cflows.ALGORITHM`. An interrupted run leaves a checkpoint beside the place of its
+    file, and goes on from there when it is asked for again.
 
     Parameters
     ----------

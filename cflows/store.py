@@ -8,7 +8,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import resources
 from importlib.metadata import version
@@ -316,49 +316,47 @@ def differences(there: xr.DataTree, here: xr.DataTree, accuracy: float) -> list[
     list of str
         A line for each variable that is not reproduced; empty if all are.
     """
-    return [
-        line
-        for node in reduce(here).subtree
-        if node.data_vars and not node.path.startswith(("/state", "/snapshots"))
-        for line in _differences(node.path, there, node.to_dataset(), accuracy)
-    ]
+    lines = []
+    for node in reduce(here).subtree:
+        if not node.data_vars or node.path.startswith(("/state", "/snapshots")):
+            continue
+        process = PROCESSES.get(name := node.path.strip("/"))
+        known = [*(process.variables if process else ()), *(record.variable for record in RECORDS.values())]
+        tolerances = COSTS | {variable.name: variable.tolerance for variable in known}
+        try:
+            found = _differences(there[node.path].to_dataset(), node.to_dataset(), tolerances, accuracy, name)
+        except KeyError as error:
+            found = [f"there is no {error}"]
+        lines += [f"{name or 'solved'}: {line}" for line in found]
+    return lines
 
 
-def _differences(path: str, tree: xr.DataTree, here: xr.Dataset, accuracy: float) -> list[str]:
-    node, lines = path.strip("/") or "the file", []
-    try:
-        there = tree[path].to_dataset()
-    except KeyError:
-        return [f"there is no {node}"]
+def _differences(
+    there: xr.Dataset, here: xr.Dataset, tolerances: Mapping[str, float | None], accuracy: float, name: str
+) -> list[str]:
+    lines = []
     if missing := sorted(map(str, set(here.data_vars) - set(there.data_vars))):
-        return [f"{node}: there is no {', '.join(missing)}"]
-    refreshed = [name for name in here.data_vars if "eig" in here[name].dims]
-    for name in refreshed:  # a flow that is computed again may refresh them at other steps: near ones count
-        known = there[name].dropna("step", how="all")
-        if not known.size and here[name].notnull().any():
-            lines.append(f"{node}: {name} has no values")
-        there = there.assign({name: known.reindex(step=there["step"], method="nearest", tolerance=2)})
-    try:
-        there = there.sel({name: x for name, x in here.indexes.items() if name != "eig"})
-    except KeyError as error:
-        return [f"{node}: there is no {error}"]
+        return [f"there is no {', '.join(missing)}"]
+    refreshed = {x for x in here.data_vars if "eig" in here[x].dims}
+    for x in refreshed:  # a flow that is computed again may refresh them at other steps: near ones count
+        known = there[x].dropna("step", how="all")
+        if not known.size and here[x].notnull().any():
+            lines.append(f"{x} has no values")
+        there = there.assign({x: known.reindex(step=there["step"], method="nearest", tolerance=2)})
+    there = there.sel({dim: index for dim, index in here.indexes.items() if dim != "eig"})
     least = 1e-30
-    if node.startswith("distance"):  # of flows that have not parted, it is rounding
+    if name.startswith("distance"):  # of flows that have not parted, it is rounding
         least = max([least, *(0.01 * float(x.max()) for x in here.data_vars.values())])
-    known = [*getattr(PROCESSES.get(node), "variables", ()), *(record.variable for record in RECORDS.values())]
-    tolerances = COSTS | {variable.name: variable.tolerance for variable in known}
-    for name in sorted(map(str, here.data_vars)):
-        tolerance = tolerances.get(name, TOLERANCE)
-        if tolerance is None:
+    for x in sorted(map(str, here.data_vars)):
+        if (tolerance := tolerances.get(x, TOLERANCE)) is None:
             continue
-        width = {"eig": slice(min(x.sizes["eig"] for x in (here, there)))} if name in refreshed else {}
-        a, b = (x[name].isel(width).values.astype(float) for x in (there, here))
+        width = {"eig": slice(min(data.sizes["eig"] for data in (here, there)))} if x in refreshed else {}
+        a, b = (data[x].isel(width).values.astype(float) for data in (there, here))
         both = np.isfinite(a) & np.isfinite(b)
-        if name not in refreshed and (both != np.isfinite(b)).any():
-            lines.append(f"{node}: {name} lacks values, or has ones that are not finite")
-        if not both.any():
-            continue
-        off = float(abs(a - b)[both].max() / max(abs(b[both]).max(), least))
-        if not off <= max(tolerance * accuracy, LEAST):
-            lines.append(f"{node}: {name} is off by {off:.2g} of its largest value")
+        if x not in refreshed and (both != np.isfinite(b)).any():
+            lines.append(f"{x} lacks values, or has ones that are not finite")
+        if both.any():
+            off = float(abs(a - b)[both].max() / max(abs(b[both]).max(), least))
+            if not off <= max(tolerance * accuracy, LEAST):
+                lines.append(f"{x} is off by {off:.2g} of its largest value")
     return lines

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import operator
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,45 +18,26 @@ from .objective import Objective
 from .registry import Registry
 
 
-def _intervals(value: Any) -> int | dict[str, int]:
-    if isinstance(value, Mapping):
-        return {str(name): operator.index(every) for name, every in value.items()}
-    return operator.index(value)
-
-
+@dataclass(frozen=True)
 class Options:
-    """Options, as fields of frozen dataclasses: numbers of any kind become plain ones, and sequences become tuples.
-
-    So options that are equal are written alike. Integers must be positive, or at least 0 if named in ``MAY_BE_ZERO``.
-    """
-
-    MAY_BE_ZERO: ClassVar[set[str]] = set()
-    KINDS: ClassVar[dict[str, tuple[str, Callable[[Any], Any]]]] = {
-        "int": ("an integer", operator.index),
-        "float": ("a number", float),
-        "bool": ("True or False", bool),
-        "tuple[int, ...]": ("a sequence of integers", lambda value: tuple(map(operator.index, value))),
-        "tuple[str, ...]": ("names", lambda value: (value,) if isinstance(value, str) else tuple(value)),
-        "int | dict[str, int]": ("an integer, or one for each process", _intervals),
-    }
+    """Options, in which numbers of NumPy become plain ones and lists become tuples: equal ones are written alike."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # type: ignore[arg-type]
-            value, kind = getattr(self, field.name), str(field.type).removesuffix(" | None")
-            if value is None or kind not in self.KINDS:
-                continue
-            what, convert = self.KINDS[kind]
-            try:
-                plain = convert(value)
-            except (TypeError, ValueError):
-                raise TypeError(f"{field.name} is {value!r}; it must be {what}") from None
-            if kind == "int" and plain < (least := 0 if field.name in self.MAY_BE_ZERO else 1):
-                what = "it must be at least 1" if least else "it must not be negative"
-                raise ValueError(f"{field.name} is {value}; {what}")
-            object.__setattr__(self, field.name, plain)
+        for field in fields(self):
+            object.__setattr__(self, field.name, self.plain(getattr(self, field.name)))
+
+    @classmethod
+    def plain(cls, value: Any) -> Any:
+        """The value of an option, or of many by name, without lists and numbers of NumPy."""
+        if isinstance(value, Mapping):
+            return {name: cls.plain(item) for name, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return tuple(map(cls.plain, value))
+        return value.item() if isinstance(value, np.generic) else value
 
 
-class Task(Options):
+@dataclass(frozen=True)
+class Task(Options, ABC):
     """A network, its data and its loss: a frozen dataclass, registered in `TASKS`.
 
     Its fields are its options: numbers, text and tuples of these. They are part of the definition of a run.
@@ -75,7 +56,7 @@ class Task(Options):
 
     def describe(self) -> str:
         """What it is, in a few words."""
-        options = ", ".join(f"{name} {value}" for name, value in asdict(self).items())  # type: ignore[call-overload]
+        options = ", ".join(f"{name} {value}" for name, value in asdict(self).items())
         return f"{TASKS.name_of(type(self))} ({options})"
 
 
@@ -100,7 +81,12 @@ class CifarResNet(Task):
     """side of the images in pixels"""
     seed: int = 0
     """of the initial weights, which it alone decides"""
-    MAY_BE_ZERO: ClassVar = {"seed"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("width", "blocks"):  # `data.cifar10` checks the others
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     def objective(self, device: torch.device, batch_size: int | None = None) -> Objective:
         """As of `Task`."""

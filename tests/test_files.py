@@ -130,7 +130,7 @@ def test_options_of_any_kind_name_one_run():
     assert plain == other
     assert plain.path == other.path
     with pytest.raises(TypeError, match=r"steps is 7\.5; it must be an integer"):
-        experiments.get("rmsprop-resnet", "ci", steps=7.5)
+        experiments.run("rmsprop-resnet", "ci", steps=7.5)
 
 
 def test_eigenvalues_that_were_looked_at_now_and_then_are_drawn_as_lines():
