@@ -114,6 +114,7 @@ def test_bad_options_of_the_command_line_are_named(options, message, capsys):
     assert message in said.err + said.out
 
 
+@pytest.mark.unchecked
 def test_options_of_any_kind_name_one_run():
     plain = experiments.get("rmsprop-resnet", "ci", lr=0.5, steps=7, classes=(0, 1), bias_correction=True)
     other = experiments.get(
@@ -148,5 +149,6 @@ def test_a_scrubber_says_what_a_run_lacks():
         interactive.training(run(processes=("discrete", "midpoint", "central")))
 
 
+@pytest.mark.unchecked
 def test_a_kept_optimizer_is_of_plain_numbers():
     assert RMSProp(np.float32(0.5), np.float32(0.5)) == RMSProp(0.5, 0.5)
