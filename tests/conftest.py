@@ -42,9 +42,12 @@ class RaisesUnchecked(pytest.RaisesExc):
 
 @pytest.fixture(autouse=True)
 def annotations(request, monkeypatch):
-    """Annotations are checked when functions are called, but where the test passes wrong types."""
+    """Annotations are checked at every call, which doubles the time of small problems: not in slow tests.
+
+    Nor are they where the test passes wrong types on purpose.
+    """
     monkeypatch.setattr(pytest, "raises", RaisesUnchecked)
-    config.update("jaxtyping_disable", bool(request.node.get_closest_marker("unchecked")))
+    config.update("jaxtyping_disable", any(map(request.node.get_closest_marker, ("slow", "unchecked"))))
     yield
     config.update("jaxtyping_disable", False)
 
