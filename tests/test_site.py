@@ -43,13 +43,14 @@ def test_a_page_loses_what_it_does_not_use_and_can_be_read_by_everyone():
     from slim import tidy
 
     page = """<script src="a/_static/scripts/fontawesome.js?digest=1"></script><script src="searchindex.js"></script>
-    <script src="kept.js">if (a < b && c) f("&nbsp;")</script>
+    <script>const THEBE_JS_URL = "x"</script><script src="kept.js">if (a < b && c) f("&nbsp;")</script>
     <details><summary><span class="toctree-toggle"></span></summary></details>
     <div class="citation-list" role="list"><div role="doc-biblioentry">x</div></div>
     <dl><dt>a</dt><dd>b</dd><dt>c</dt></dl>
     <p>1 &lt; 2 &amp; ν</p><img alt="a" src="../_images/a.svg"/><img alt="b" src="../_images/b.png"/>"""
     html = tidy(page)
     assert "fontawesome" not in html
+    assert "THEBE" not in html
     assert "searchindex" not in html
     assert "searchindex" in tidy(page, search=True)
     for kept in (

@@ -12,8 +12,8 @@ from fontTools import subset
 NAMES = re.compile(r"\.((?:[\w-]|\\.)+)")
 ASIDE = re.compile(r":not\([^)]*\)|\[[^]]*\]")
 WOFF2 = re.compile(r'url\([^)]*\.woff2\) format\("woff2"\),')  # needs brotli; each font comes in another format, too
-# Scripts that no page uses: icons, 1.5 MB, which come from fonts; sphinx-thebe's, which come twice.
-UNUSED = "script[src*='scripts/fontawesome.js'], script[src*='thebe'], script[type='text/x-thebe-config']"
+# Scripts that no page uses: icons, 1.5 MB, which come from fonts; sphinx-thebe's, which come twice, an error.
+UNUSED = "script[src*='scripts/fontawesome.js'], script:-soup-contains('thebe', 'THEBE'), script[src*='thebe']"
 # The index of all words, 100 kB: the field for a search leads to the page that needs it.
 SEARCH = "script[src*='searchtools.js'], script[src*='language_data.js'], script[src*='searchindex.js']"
 
