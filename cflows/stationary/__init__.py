@@ -1,7 +1,7 @@
-"""The stationary preconditioner: what ν settles at if the weights stand still, as the solution of a convex program.
+"""The stationary preconditioner, at which ν settles while the weights are fixed, as the solution of a convex program.
 
-With H and g frozen, P̄ = diag(√ν̄) / η solves the first of these, and its multiplier Z = 2 Σ̄ / η² the second, its
-dual::
+For fixed H and g, P̄ = diag(√ν̄) / η solves the first of these programs. Its multiplier Z = 2 Σ̄ / η² solves the second,
+the dual::
 
     minimise     tr P + ‖g‖²_{P⁻¹} / η²
     subject to   H ⪯ 2P, P ⪰ 0 diagonal,
@@ -9,11 +9,11 @@ dual::
     maximise     ⟨Z, H⟩ + (2/η) Σᵢ |gᵢ| √(1 - 2Zᵢᵢ)
     subject to   Z ⪰ 0, Zᵢᵢ ≤ ½.
 
-η = ∞ drops the second term: P̂. Whatever way a point is found, a feasible P and a feasible Z certify it: the optimum is
-between their values. A dense H goes to an interior-point method. Products with H alone suffice for the other method: Z
-has low rank, Z = ½VVᵀ, and the rows (vᵢ, √(1 - ‖vᵢ‖²)) are points on a sphere, over which the dual is maximised
-(Burer and Monteiro :cite:yearpar:`burer2003`). Some solution has no more than √(2n) columns, as Barvinok
-:cite:yearpar:`barvinok1995` and Pataki :cite:yearpar:`pataki1998` proved.
+η = ∞ drops the second term: P̂. A feasible P and a feasible Z certify each other, because the optimum is between their
+values. A dense H goes to an interior-point method (`interior_point`). The other method (`low_rank`) needs only products
+with H: Z = ½VVᵀ has low rank, the rows (vᵢ, √(1 - ‖vᵢ‖²)) are points on a sphere, and the dual is maximised over them
+(Burer and Monteiro :cite:yearpar:`burer2003`). Some solution has no more than √(2n) columns (Barvinok
+:cite:yearpar:`barvinok1995`, Pataki :cite:yearpar:`pataki1998`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from .low_rank import Hessian, solve_low_rank
 
 __all__ = ["Solution", "reference", "solve", "unconstrained"]
 Solution.__module__ = __name__  # its public home
+
+REMEMBERED = 10**7  # numbers in vectors, and as many in their products: 160 MB
 
 
 def solve(
@@ -67,11 +69,10 @@ def solve(
     max_rank : int, optional
         Largest number of columns of V to try with products (default: √(2n) + 10; √(2n) always suffice for Z).
     max_products : int
-        Hessian-vector products after which to give up (looked at between rounds, so that more may be spent).
+        Hessian-vector products after which to give up; the round that exceeds them is completed.
     remember : int, optional
-        Vectors whose products with H are kept, so that H is asked for few new ones (default: at least 200, and up to
-        10⁷ / n). 0 where products cost less than computing with those, as for a diagonal plus a matrix of low rank.
-        Eigenvectors are then sought to 1e-3 or better in each round.
+        Vectors whose products with H are kept, which saves products (default: 10⁷ / n, at least 200). Use 0 where
+        products are cheaper than that, as for a diagonal plus a matrix of low rank.
     throw : bool
         Raise if not converged (otherwise see ``converged``).
 
@@ -91,9 +92,9 @@ def solve(
 
     Notes
     -----
-    For a dense H the method is Mehrotra's :cite:`mehrotra1992`, in the direction of Helmberg, Rendl, Vanderbei and
-    Wolkowicz :cite:yearpar:`helmberg1996`. For products with H it is L-BFGS :cite:`liu1989` on the spheres, with a
-    search from a random vector at the end, as Kuczyński and Woźniakowski :cite:yearpar:`kuczynski1992` analyse it.
+    A dense H is solved by Mehrotra's method :cite:`mehrotra1992` in the direction of Helmberg, Rendl, Vanderbei and
+    Wolkowicz :cite:yearpar:`helmberg1996`. Products with H are used in L-BFGS :cite:`liu1989` on the spheres, and in a
+    last search from a random vector (Kuczyński and Woźniakowski :cite:yearpar:`kuczynski1992`).
     """
     if not isinstance(grad, (Tensor, np.ndarray)):
         raise TypeError(f"grad is a {type(grad).__name__}; it must be a torch.Tensor or a numpy array")
@@ -123,7 +124,7 @@ def solve(
             raise ValueError("start holds values that are not finite")
         if V0 is not None and (V0.ndim != 2 or len(V0) != len(g)):
             raise ValueError(f"start has shape {tuple(V0.shape)}; with {len(g)} weights it must be ({len(g)}, r)")
-        H = Hessian(hessian, g, 1e-3 * tol, max(200, 10**7 // len(g)) if remember is None else remember)
+        H = Hessian(hessian, g, tol, max(200, REMEMBERED // len(g)) if remember is None else remember)
         found = solve_low_rank(H, b.double(), V0, tol, max_rank or 10 + math.ceil(math.sqrt(2 * len(g))), max_products)
     else:
         full = torch.as_tensor(hessian, device=g.device)
@@ -137,7 +138,9 @@ def solve(
             raise ValueError("hessian is not symmetric; pass (H + H.T) / 2 if that is what is meant")
         found = solve_dense((full + full.T).double() / 2, b.double(), tol)
     p = found.p.to(g.dtype)
-    p = torch.where(p < found.p, torch.nextafter(p, torch.full_like(p, math.inf)), p)  # rounded up: it stays feasible
+    p = torch.where(
+        p < found.p, torch.nextafter(p, torch.full_like(p, math.inf)), p
+    )  # rounded up, so that it stays feasible
     arrays = {"p": p, "nu": torch.where(p > 0, (lr * p).square(), 0.0), "factor": found.factor.to(g.dtype)}
     if isinstance(grad, np.ndarray):
         arrays = {name: x.numpy() for name, x in arrays.items()}
@@ -154,8 +157,8 @@ def solve(
 def unconstrained(H: Array) -> Array:
     """½ Π₊(H): the P of least trace with H ⪯ 2P and P ⪰ 0 if P need not be diagonal (½H for H ⪰ 0).
 
-    The reason: let Π project onto the eigenvectors of H with positive eigenvalues. For any feasible P, tr P ≥ tr ΠPΠ ≥
-    ½ tr ΠHΠ, which is the sum of H's positive eigenvalues over two; ½ Π₊(H) is feasible and attains that.
+    Proof: let Π project onto the eigenvectors of H with positive eigenvalues. Any feasible P has tr P ≥ tr ΠPΠ ≥
+    ½ tr ΠHΠ, half the sum of H's positive eigenvalues. ½ Π₊(H) is feasible and attains it.
 
     Parameters
     ----------
@@ -172,7 +175,7 @@ def unconstrained(H: Array) -> Array:
 
 
 def reference(H: np.ndarray, g: np.ndarray, lr: float, **options) -> np.ndarray:
-    """p as CVXPY :cite:`diamond2016` finds it: equation :eq:`eq-program` as it is written, for a few tens of weights.
+    """p from CVXPY :cite:`diamond2016`: equation :eq:`eq-program` as it is written, for a few tens of weights.
 
     Parameters
     ----------
@@ -192,7 +195,7 @@ def reference(H: np.ndarray, g: np.ndarray, lr: float, **options) -> np.ndarray:
     ImportError
         If CVXPY is not installed.
     cvxpy.SolverError
-        If it finds nothing.
+        If its solver fails.
     """
     import cvxpy as cp
 

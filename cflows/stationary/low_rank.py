@@ -16,20 +16,18 @@ from ..errors import DivergenceError
 from .certificate import Solution, certify_scaled, largest_unseen
 from .interior_point import solve_dense
 
-COLUMNS = 3  # of a random start
-NEGLIGIBLE_GAIN = 0.01  # share of the gap: ascents end, and columns go, that add less to the dual
+COLUMNS = 3  # of a random start; with 1 or 9 a tenth to twice as many products more, where none are remembered
+NEGLIGIBLE_GAIN = 0.01  # share of the gap below which a gain of the dual ends an ascent and a column is dropped
 GAP_REDUCTION = 1 / 3  # residual of eigenpairs over the last gap: a fifth costs products, five times it rounds
-ERROR_SHARE = 0.25  # of the tolerance, for residuals and for unseen eigenvalues each: half of it is left to the ascent
-MIN_P = 1e-6  # relative to the mean; keeps P positive where g and HV vanish, any small value does
-NEAR_CRITICAL = 1.9  # eigenvalues above it are computed to ERROR_SHARE; the search bounds all others
-MIN_NEW_SHARE = 0.5  # of an eigenvector outside the span of V, for it to become a column
-MAX_STALLED = 3  # rounds without a smaller gap, more of which have not helped
+ERROR_SHARE = 0.25  # of the tolerance, for residuals and for unseen eigenvalues each; half of it is left to the ascent
+ROUNDINGS = 100  # rounding error of residuals, in units of machine precision
+MIN_P = 1e-6  # relative to the mean: keeps P positive where g and HV vanish; any small value does
+MIN_NEW_SHARE = 0.5  # of an eigenvector outside the span of V, for it to become a column; 0.9 starves V, 0 floods it
+MAX_STALLED = 5  # rounds without a smaller gap: 1 ends too early, 12 cost rounds and find nothing
 MAX_ROUNDS = 100  # some 10 suffice
-CYCLE = (
-    20  # iterations between tests of the ascent: 4 end it too early (twice the products), 100 too late (twice the work)
-)
-HISTORY = 5  # of L-BFGS: 1 costs half as many rounds more, 20 memory for nothing
-MAX_CYCLES = 25  # ends an ascent to P = 0, which never converges
+CYCLE = 20  # iterations between two looks at the gain: 4 end ascents too early, 100 too late
+HISTORY = 5  # of L-BFGS: 1 costs a twentieth more products, 20 save none
+MAX_CYCLES = 25  # of an ascent, for those to P = 0 that do not end
 
 
 class Hessian:
@@ -38,9 +36,9 @@ class Hessian:
     ``product`` is H. ``model`` is H less its block on the complement of the remembered directions; it is free.
     """
 
-    def __init__(self, hvp: Callable[[Tensor], Tensor], like: Tensor, negligible: float, most: int):
+    def __init__(self, hvp: Callable[[Tensor], Tensor], like: Tensor, tol: float, most: int):
         self.hvp, self.like, self.most, self.spent = hvp, like, most, 0
-        self.negligible = max(negligible, 30 * torch.finfo(like.dtype).eps)  # below, a new direction is rounding
+        self.negligible = max(1e-3 * tol, 0.3 * ROUNDINGS * torch.finfo(like.dtype).eps)  # share of a vector
         self.Q = self.HQ = torch.zeros(len(like), 0, dtype=torch.float64, device=like.device)
         self.A = self.Q.T @ self.HQ
 
@@ -100,7 +98,7 @@ def solve_low_rank(
     random = torch.as_tensor(generator.standard_normal((n, COLUMNS + 1)), dtype=b.dtype, device=b.device)
     V, spare = random[:, :COLUMNS], random[:, COLUMNS:]
     V = (V / V.norm(dim=1, keepdim=True) / 2 if start is None else start)[:, :n]
-    residual = max(tol * ERROR_SHARE, 100 * torch.finfo(H.like.dtype).eps)
+    residual = max(tol * ERROR_SHARE, ROUNDINGS * torch.finfo(H.like.dtype).eps)
     best: Solution | None = None
     gap, stalled, rounds = 1.0, 0, 0
 
@@ -108,8 +106,9 @@ def solve_low_rank(
         p = (b.square() + HV.square().sum(1) / 4).sqrt()
         return p.clamp(min=MIN_P * float(p.mean()) or 1.0)
 
-    def eigenpairs(k: int, guess: Tensor, tol: float) -> Eigenpairs:
-        return top_eigenpairs(H.product, p, k, guess, tol, max_products=100 + 10 * k, throw=False)
+    def eigenpairs(guess: Tensor, tol: float) -> Eigenpairs:
+        """As many as V has columns: at the optimum P⁻¹H has the eigenvalue 2 along each."""
+        return top_eigenpairs(H.product, p, min(V.shape[1], n), guess, tol, throw=False)
 
     HV = H.product(V)
     symmetric(V.T @ HV)
@@ -122,11 +121,11 @@ def solve_low_rank(
             V = V @ Q[:, (gains > negligible * float((p + b.square() / p).sum())) | (gains == gains[-1])]
         HV = H.product(V)
         p = multiplier(HV)
-        pairs = eigenpairs(min(V.shape[1], n), torch.cat([V, spare], dim=1), max(gap * GAP_REDUCTION, residual))
+        pairs = eigenpairs(torch.cat([V, spare], dim=1), max(gap * GAP_REDUCTION, residual))
         point = certify_scaled(p, V, HV, b, tol, pairs, float(pairs.values[-1]))  # provisional: others may hide
         hidden, checked = None, point.converged
         if checked:
-            pairs = eigenpairs(max(int((pairs.values > NEAR_CRITICAL).sum()), 1), pairs.start, residual)
+            pairs = eigenpairs(pairs.start, residual)
             bound, hidden = largest_unseen(H.product, p, pairs.U, 2 + 2 * tol * ERROR_SHARE, generator)
             point = certify_scaled(p, V, HV, b, tol, pairs, bound)
             point = replace(point, converged=point.converged and hidden is None)
