@@ -13,7 +13,7 @@ book: .venv/installed
 	$(BIN)/python book/build.py --preset $(PRESET) $(if $(FRESH),--fresh)
 
 test: lint
-	$(BIN)/python -m pytest -n auto --cov
+	$(BIN)/python -m pytest -n auto --cov=cflows
 
 notebooks: .venv/installed
 	$(BIN)/python tests/fresh_notebooks.py $(if $(NEWEST),--newest)

@@ -13,7 +13,7 @@ import torch
 from bench_scale import apart
 from torch import nn
 
-from cflows import GradientDescent, Objective, eigen, flows, models
+from cflows import GradientDescent, Objective, differences, eigen, flows, models
 
 
 def network(width, examples, size, batch_size=None):
@@ -44,7 +44,7 @@ def refresh_and_step(width, examples, size, k, batch_size=None):
         begin = time.perf_counter()
         _, g, hvp = f.linearize(w + 1e-4 * g)
         again = eigen.top_eigenpairs(hvp, p, k + 1, pairs.start, tol=1e-2)
-        _, T = f.differences(w, g, again.U[:, :k], 0.01)
+        _, T = differences.central_differences(f, w, g, again.U[:, :k], 0.01)
         refreshes.append(time.perf_counter() - begin)
         critical = flows.Critical(flows.float64(0 * torch.eye(k)), again.U[:, :k], T)
         begin = time.perf_counter()

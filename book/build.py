@@ -147,7 +147,7 @@ def main() -> int:
     print("\n".join([f"{sum(row['holds'] for row in rows)} of {len(rows)} claims hold", *surprises]))
     if surprises and os.environ.get("CFLOWS_STRICT"):
         return 1
-    shutil.rmtree(SITE / "_images", ignore_errors=True)  # pictures of earlier builds
+    shutil.rmtree(SITE, ignore_errors=True)  # Sphinx copies the pictures of those pages alone that it writes
     command = ["jupyter-book", "build", ".", "--path-output", "book", "-W", "-n", "--keep-going"]
     program = Path(sys.executable).with_name(command[0])
     if code := subprocess.run([program, *command[1:]], cwd=ROOT).returncode:

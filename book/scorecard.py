@@ -58,7 +58,7 @@ def page(rows: Sequence[dict], titles: dict[str, str], preset: str) -> str:
         f"**{held} of {len(rows)} claims hold**, as computed when this page was built, from the runs that the "
         f"chapters name, with the preset `{preset}`. "
         "Each line links to the cell that computes it, to its figure, and to its row in the "
-        "[table of what the book sets out to show](#what-the-book-sets-out-to-show).",
+        "[table of what the book sets out to show](rows).",
         "",
     ]
     for notebook, title in titles.items():
@@ -87,7 +87,7 @@ def page(rows: Sequence[dict], titles: dict[str, str], preset: str) -> str:
 
 def table_of_rows(rows: Sequence[dict]) -> list[str]:
     """What the book sets out to show, with the claims that settle it, as lines of a MyST page."""
-    lines = ["## What the book sets out to show", ""]
+    lines = ["(rows)=", "## What the book sets out to show", ""]
     lines += ["```{raw} html", '<div class="scorecard-wrap" tabindex="0"><table class="status">']
     lines += ["<thead><tr><th>row</th><th>what is shown</th><th>claims</th></tr></thead><tbody>"]
     for number, row in ROWS.items():

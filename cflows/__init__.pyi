@@ -4,11 +4,15 @@ from . import data as data
 from . import differences as differences
 from . import eigen as eigen
 from . import experiments as experiments
+from . import files as files
 from . import flows as flows
+from . import metrics as metrics
 from . import models as models
 from . import modules as modules
 from . import preconditioners as preconditioners
+from . import processes as processes
 from . import quadratic as quadratic
+from . import records as records
 from . import sdcp as sdcp
 from . import simulation as simulation
 from . import stationary as stationary
@@ -24,3 +28,4 @@ from .simulation import simulate as simulate
 
 __all__: list[str]
 __version__: str
+ALGORITHM: int

@@ -1,8 +1,8 @@
 """Top eigenpairs of the effective Hessian P⁻¹H, from Hessian-vector products and a good guess.
 
-Along a trajectory the eigenvectors move slowly, so each solve starts from the last one's answer. The method is block
-Lanczos written as Rayleigh-Ritz in a growing basis (the Davidson method without a preconditioner): extend the basis by
-the residuals of the pairs that are not good enough yet, restart it from the best Ritz vectors when it gets large
+Eigenvectors move slowly along a trajectory, so each solve starts from the last answer. The method is block Lanczos as
+Rayleigh-Ritz in a growing basis (Davidson's method without a preconditioner): the residuals of pairs that have not
+converged extend the basis, and a basis that is full restarts from its best Ritz vectors
 (Davidson :cite:yearpar:`davidson1975`; Golub and Underwood :cite:yearpar:`golub1977`).
 """
 
@@ -18,7 +18,11 @@ from torch import Tensor
 
 from .errors import ConvergenceError, DivergenceError
 
-ROUNDING = 0.05  # residual, as a share of the eigenvalue, beyond which rounding is no excuse
+LOOSE_FACTOR = 3  # between the residuals allowed below ``loose_below`` and above: saves 6 % of the products on a path
+KEPT_PER_PAIR = 2  # Ritz vectors kept at a restart, beside the spare: k alone costs a fifth more, 3k saves a twentieth
+EXPANSION = 16  # vectors between restarts: half as many cost twice the products on a cluster; more is memory
+ROUNDINGS = 10  # rounding error of a residual, in units of machine precision times the largest abs(λ)
+MAX_ROUNDING = 0.05  # a residual above this share of the eigenvalue is not accepted as rounding
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Eigenpairs:
     residuals : Tensor (k,)
         ‖P^{-1/2}(Hu - λPu)‖, in the units of the eigenvalues.
     spare : Tensor (n, 1), or (n, 0) if k = n
-        The next Ritz vector, good only for starting the next solve.
+        The next Ritz vector, for the start of the next solve alone.
     products : int
         Hessian-vector products spent.
     converged : bool
@@ -53,7 +57,7 @@ class Eigenpairs:
 
     @property
     def start(self) -> Float[Tensor, "n m"]:
-        """Where the next solve begins."""
+        """Guesses for the next solve."""
         return torch.cat([self.U, self.spare], dim=1)
 
 
@@ -80,16 +84,15 @@ def top_eigenpairs(
     k : int
         Pairs wanted, 1 to n.
     start : Tensor (n, j), optional
-        Guesses of the eigenvectors, such as `Eigenpairs.start` at the last point; random where there are fewer than
-        k + 1. The last one, a spare, is improved by a step at each call, whether or not the others need any: it comes
-        to see eigenvectors that the guesses have no share in.
+        Guesses of the eigenvectors, such as `Eigenpairs.start` at the last point; random vectors fill them up to k + 1.
+        The last one, a spare, takes a step at every call, even if the others have converged: over several calls it
+        finds eigenvectors that are orthogonal to all guesses.
     tol : float
-        A pair is accepted when its residual ‖P^{-1/2}(Hu - λPu)‖ is at most tol times the largest of abs(λ) among the
-        k, or rounding error (ten times machine precision times the largest abs(λ) of all that were seen, and at most a
-        twentieth of the largest of the k). The eigenvalue's own error is of the order of the residual's square, or of
-        rounding.
+        A pair has converged when its residual ‖P^{-1/2}(Hu - λPu)‖ is at most tol times the largest abs(λ) of the k, or
+        rounding error: ten times machine precision times the largest abs(λ) seen, and at most a twentieth of the
+        largest of the k. The eigenvalue's own error is of the order of the residual's square, or of rounding.
     loose_below : float
-        Pairs with eigenvalues below this are accepted with three times that residual.
+        Pairs with eigenvalues below this may have three times that residual.
     max_products : int, optional
         Give up after this many products (default 50 k + 200).
     throw : bool
@@ -106,12 +109,12 @@ def top_eigenpairs(
     DivergenceError
         If H gives values that are not finite.
     ConvergenceError
-        If the products are spent and ``throw`` is set; its ``solution`` holds what was reached.
+        If the products are spent and ``throw`` is set; its ``solution`` holds the pairs reached.
 
     Notes
     -----
-    A multiple eigenvalue is found with one vector for each of its directions as long as the starting block and the
-    residuals span them; the block is never smaller than the number of pairs that have not converged.
+    The block is never smaller than the number of pairs that have not converged. A multiple eigenvalue is therefore
+    found with all its directions, if the starting block and the residuals span them.
     """
     n = p.numel()
     if not 1 <= k <= n:
@@ -123,8 +126,8 @@ def top_eigenpairs(
         )
     root = p.sqrt()[:, None]
     limit = 50 * k + 200 if max_products is None else max_products
-    keep = min(n, 2 * k + 1)  # Ritz vectors kept at a restart
-    widest = min(n, max(4 * k, k + 20))
+    keep = min(n, KEPT_PER_PAIR * k + 1)
+    widest = min(n, keep + EXPANSION)
 
     have = 0 if start is None else start.shape[1]
     random = np.random.default_rng(n).standard_normal((n, max(0, k + 1 - have)))
@@ -152,9 +155,9 @@ def top_eigenpairs(
         values = torch.as_tensor(theta[:extra].copy(), dtype=p.dtype, device=p.device)
         R = MY - Y * values
         residuals = R.norm(dim=0)[:j]
-        wanted, rounding = abs(theta[:j]).max(), 10 * torch.finfo(p.dtype).eps * abs(theta).max()
-        scale = max(tol * wanted, min(rounding, ROUNDING * wanted), 1e-30)
-        allowed = scale * np.where(theta[:j] < loose_below, 3, 1)
+        wanted, rounding = abs(theta[:j]).max(), ROUNDINGS * torch.finfo(p.dtype).eps * abs(theta).max()
+        scale = max(tol * wanted, min(rounding, MAX_ROUNDING * wanted), 1e-30)
+        allowed = scale * np.where(theta[:j] < loose_below, LOOSE_FACTOR, 1)
         bad = residuals > torch.as_tensor(allowed, dtype=p.dtype, device=p.device)
         complete = Q.shape[1] == n
         converged = complete or (searched and j == k and not bool(bad.any()))
@@ -171,7 +174,7 @@ def top_eigenpairs(
             return pairs
         if Q.shape[1] + int(bad.sum()) + 1 > widest:
             Q, MQ = Q @ S[:, :keep], MQ @ S[:, :keep]
-        # The spare's residual is a search for eigenvectors that no guess has a share in.
+        # The spare's residual searches for eigenvectors that are orthogonal to all guesses.
         block = torch.cat([R[:, :j][:, bad], R[:, j:]], dim=1)
         searched = True
 
@@ -179,7 +182,7 @@ def top_eigenpairs(
 def orthonormalise(block: Tensor, Q: Tensor) -> Tensor:
     """Orthonormal basis of the part of a block of vectors that is outside the span of Q.
 
-    By projecting twice, which is enough :cite:`giraud2005`.
+    It projects twice, which is enough :cite:`giraud2005`.
 
     Parameters
     ----------
@@ -194,5 +197,5 @@ def orthonormalise(block: Tensor, Q: Tensor) -> Tensor:
     """
     block = torch.linalg.qr(block - Q @ (Q.T @ block)).Q
     block = block - Q @ (Q.T @ block)
-    outside = torch.linalg.vector_norm(block, dim=0) > 0.5  # QR makes up columns where the block has none of its own
+    outside = torch.linalg.vector_norm(block, dim=0) > 0.5  # QR invents columns where the block is dependent
     return torch.linalg.qr(block[:, outside]).Q

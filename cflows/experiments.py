@@ -12,12 +12,11 @@ import torch
 import tyro
 import xarray as xr
 
-from . import preconditioners, store
-from .deprecation import renamed
+from . import ALGORITHM, preconditioners, store
+from ._deprecation import renamed
 from .objective import Objective
 from .optimizers import OPTIMIZERS, GradientDescent, Optimizer, RMSProp, ScalarRMSProp
 from .registry import Registry
-from .run import ALGORITHM
 from .simulation import replay, simulate
 from .tasks import TASKS, CifarResNet, Options, Task
 
@@ -89,7 +88,7 @@ class Experiment(Options):
 
     @property
     def path(self) -> Path:
-        """File in the cache; its name has the digest of what is not a default, of the data and of `run.ALGORITHM`."""
+        """File in the cache; its name has a digest of what is not a default, the data and `cflows.ALGORITHM`."""
         content = {"data": self.task.digest(), "algorithm": ALGORITHM, **_written(self, changed_only=True)}
         digest = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return store.cache() / f"{self.name}-{digest[:12]}.nc"
@@ -271,7 +270,7 @@ def run(name: str, preset: Preset = "laptop", device: str | torch.device = "auto
 
     Runs that come with the repository are found in it (`store.repository`), or fetched from the address in the
     environment variable ``CFLOWS_URL``. A run is one NetCDF file, named by the digest of what in its definition differs
-    from defaults, of its data and of `run.ALGORITHM`. An interrupted run leaves a checkpoint beside the place of its
+    from defaults, of its data and of `cflows.ALGORITHM`. An interrupted run leaves a checkpoint beside the place of its
     file, and goes on from there when it is asked for again.
 
     Parameters

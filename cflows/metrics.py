@@ -77,7 +77,7 @@ def error(
     flow : str
         Name of the flow.
     predicted : str
-        Variable of the flow to compare; by default "predicted_" + ``variable`` if the flow has that, or ``variable``.
+        Variable of the flow to compare; by default ``"predicted_" + variable`` if the flow has that, or ``variable``.
     statistic : callable
         What to return of the errors at all steps (and weights).
     margin : int
@@ -86,7 +86,7 @@ def error(
     Returns
     -------
     float
-        Statistic of |smooth(predicted) / smooth(actual) - 1|.
+        Statistic of ``abs(smooth(predicted) / smooth(actual) - 1)``.
     """
     node = run.children[flow]
     if not predicted:
@@ -240,7 +240,7 @@ def step_size_error(process: xr.DataTree, settling: int = 20) -> float:
     Returns
     -------
     float
-        With P = pI the eigenvalue λ of P⁻¹H is S/p, and the error |2/λ - 1|.
+        With P = pI the eigenvalue λ of P⁻¹H is S/p, and the error ``abs(2 / λ - 1)``.
     """
     (eigenvalues,) = _arrays(process, "eigenvalues")
     return _of(np.median, abs(2 / eigenvalues[edge(process) + settling + 1 :, 0] - 1))

@@ -60,7 +60,22 @@ RECORDS: Registry[Record] = Registry("record")
 
 
 def check(process: str, row: Mapping[str, Any], variables: Iterable[Variable]) -> None:
-    """Raise a ValueError if a process records something that it does not declare: it would be lost."""
+    """Refuse what a process records without declaring it: it would be lost.
+
+    Parameters
+    ----------
+    process : str
+        Its name.
+    row : dict
+        What it records.
+    variables : iterable of Variable
+        What it declares.
+
+    Raises
+    ------
+    ValueError
+        If there is more in the row.
+    """
     if unknown := set(row) - {variable.name for variable in variables}:
         raise ValueError(
             f"{process} records {', '.join(sorted(unknown))} without declaring it; add a Variable to its variables"
@@ -107,7 +122,16 @@ def dataset(
 
 
 def rows(data: xr.Dataset) -> list[dict[str, Any]]:
-    """The rows of a dataset that `dataset` made, to go on from; NaN is nothing."""
+    """The rows of a dataset that `dataset` made, to go on from; NaN is nothing.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+
+    Returns
+    -------
+    list of dict
+    """
     found: list[dict[str, Any]] = [{} for _ in range(data.sizes["step"])]
     for name, x in data.data_vars.items():
         for row, value in zip(found, x.values, strict=True):

@@ -20,8 +20,17 @@ from scipy.linalg.lapack import dgesv, dpotrf, dpotrs, dsyevd  # NumPy's wrapper
 
 from .errors import ConvergenceError
 
-TOL = 1e-9  # an answer with a larger residual is not accepted
-AIM = 1e-11  # the search for a better one ends here
+TOL = 1e-9  # residual of an answer that is accepted
+AIM = 1e-11  # residual at which the search ends: two digits more cost 3 % more iterations
+NEWTON_STEPS = 12  # the interior point takes over after them: 4 are too few for half of the problems, 60 save none
+BOUNDARY_FRACTION = (
+    0.98  # of the step to the boundary of the cone that is taken: 0.9 costs a third more steps, 0.999 a tenth
+)
+INTERIOR_STEPS = 100  # some 10 suffice
+SINGULAR = 1e-5  # ratio of the pivots of B below which its factor is not used: squared, it is the condition of B
+ASYMMETRY = 1e-8  # relative; beyond rounding in double precision it is an error of the caller
+INDEFINITENESS = 1e-6  # likewise, of the lowest eigenvalue of B; operators from single precision have 1e-7
+RANK = 1e-13  # singular values below, relative to the largest, are rounding
 
 
 @dataclass(frozen=True)
@@ -47,12 +56,12 @@ class Solution:
 def solve(A: ArrayLike, B: ArrayLike, throw: bool = True) -> Solution:
     """Solve SDCP(A, B), which makes equation :eq:`eq-complementarity` hold at the end of a step.
 
-    Closed forms where there are any (k = 1; A ⪰ 0, where X = 0; the solution of B[X] = -A, where it is ⪰ 0: every
-    critical eigenvalue stays locked), otherwise Newton's method for X = Π₊(X - Y) :cite:`sun2002` or, should that not
-    converge, a primal-dual interior-point method, Mehrotra's :cite:`mehrotra1992` in the scaling of Nesterov and Todd
-    :cite:`nesterov1997`, as Todd, Toh and Tütüncü :cite:yearpar:`todd1998` have it, on the problem brought to unit
-    scale; the residual is that of the problem as given. Where B is singular X need not be
-    unique, but B[X] is; if all eigenvalues stay locked the smallest X is returned, if it is ⪰ 0.
+    Three cases have closed forms: k = 1; A ⪰ 0, where X = 0; and B[X] = -A with X ⪰ 0, where every critical eigenvalue
+    stays locked. Other problems are scaled to unit size. Newton's method for X = Π₊(X - Y) :cite:`sun2002` solves most
+    of them. If it does not converge, a primal-dual interior-point method does: Mehrotra's :cite:`mehrotra1992` in the
+    scaling of Nesterov and Todd :cite:`nesterov1997`, after Todd, Toh and Tütüncü :cite:yearpar:`todd1998`. The
+    residual is that of the problem as given. If B is singular, X need not be unique, but B[X] is; if all eigenvalues
+    stay locked, the smallest X is returned, if it is ⪰ 0.
 
     Parameters
     ----------
@@ -82,7 +91,7 @@ def solve(A: ArrayLike, B: ArrayLike, throw: bool = True) -> Solution:
     """
     A, B, flat, factor = _check(A, B)
     best = _best(A, B, _candidates(A, flat, factor))
-    if not best.converged:  # directions of very different scales may be mixed in this basis: not in B's own
+    if not best.converged:  # scaling separates directions of different scales only in B's own basis
         V = np.linalg.eigh(np.einsum("abcb->ac", B))[1]
         rotated = V.T @ A @ V, np.einsum("abcd,ai,bj,ck,dl->ijkl", B, V, V, V, V, optimize=True)
         there, _, flat, factor = _check((rotated[0] + rotated[0].T) / 2, symmetric(rotated[1]))
@@ -97,7 +106,7 @@ def solve(A: ArrayLike, B: ArrayLike, throw: bool = True) -> Solution:
 
 
 def _best(A: np.ndarray, B: np.ndarray, candidates: Iterator[np.ndarray]) -> Solution:
-    """The first of some answers that is good enough, or the best."""
+    """The first candidate with a residual of at most `AIM`, or the best of all."""
     best = Solution(np.zeros_like(A), np.inf, False)
     for X in candidates:
         residual = kkt_residual(A, B, X)
@@ -109,7 +118,7 @@ def _best(A: np.ndarray, B: np.ndarray, candidates: Iterator[np.ndarray]) -> Sol
 
 
 def symmetric(B: Float[np.ndarray, "k k k k"]) -> Float[np.ndarray, "k k k k"]:
-    """B with the symmetries that rounding has cost it.
+    """B with its symmetries restored after rounding.
 
     Parameters
     ----------
@@ -133,7 +142,7 @@ def kkt_residual(A: Float[np.ndarray, "k k"], B: Float[np.ndarray, "k k k k"], X
     A, B : array (k, k), array (k, k, k, k)
         As of `solve`.
     X : array (k, k)
-        What is taken for its solution.
+        A candidate.
 
     Returns
     -------
@@ -156,7 +165,7 @@ def _lowest(M: np.ndarray) -> float:
 
 
 def _candidates(A: np.ndarray, B: np.ndarray, L: np.ndarray | None) -> Iterator[np.ndarray]:
-    """Answers to try in turn, cheapest first; the caller checks each. B as a matrix over the basis; L its factor."""
+    """Candidates, cheapest first, for the caller to check. B is a matrix over the basis, L its Cholesky factor."""
     k = len(A)
     basis = _svec_basis(k)
     if k == 1:
@@ -165,9 +174,9 @@ def _candidates(A: np.ndarray, B: np.ndarray, L: np.ndarray | None) -> Iterator[
     if _lowest(A) >= 0:
         yield np.zeros_like(A)
         return
-    # Every eigenvalue stays locked: B[X] = -A, and of its solutions the smallest.
-    if L is None or L.diagonal().min() < 1e-5 * L.diagonal().max():
-        x = np.linalg.lstsq(B, -basis.T @ A.ravel(), rcond=1e-13)[0]
+    # Every eigenvalue stays locked: the smallest solution of B[X] = -A.
+    if L is None or L.diagonal().min() < SINGULAR * L.diagonal().max():
+        x = np.linalg.lstsq(B, -basis.T @ A.ravel(), rcond=RANK)[0]
     else:
         x = dpotrs(L, -basis.T @ A.ravel(), lower=1)[0]
     X = (basis @ x).reshape(k, k)
@@ -175,7 +184,7 @@ def _candidates(A: np.ndarray, B: np.ndarray, L: np.ndarray | None) -> Iterator[
         yield X
     # Unit scale: X = s D x D with D diagonal such that the scaled operator's entries b_aaaa are 1.
     diagonal = B.diagonal()[np.cumsum(range(1, k + 1)) - 1]
-    D = np.where(diagonal > 1e-28 * diagonal.max(), diagonal, diagonal.max() or 1.0) ** -0.25
+    D = np.where(diagonal > RANK**2 * diagonal.max(), diagonal, diagonal.max() or 1.0) ** -0.25
     a = D[:, None] * A * D
     s = abs(a).max()
     M = _congruence(np.diag(D))
@@ -184,32 +193,29 @@ def _candidates(A: np.ndarray, B: np.ndarray, L: np.ndarray | None) -> Iterator[
             yield s * (D[:, None] * x * D)
 
 
-def _newton(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int = 12):
-    """Newton's method for X = Π₊(X - Y), Y = a + b[X], which is semismooth :cite:`sun2002`; it may not converge."""
+def _newton(a: np.ndarray, b: np.ndarray, basis: np.ndarray) -> Iterator[np.ndarray]:
+    """Newton's method for X = Π₊(X - Y), Y = a + b[X], which is semismooth :cite:`sun2002`; it may fail to converge."""
     k = len(a)
     x, start, eye, pairs = np.zeros(len(b)), basis.T @ a.ravel(), np.eye(len(b)), _pairs(k)
-    for _ in range(steps):
+    for _ in range(NEWTON_STEPS):
         w, Q, _ = dsyevd((basis @ (x - start - b @ x)).reshape(k, k))
         plus = np.maximum(w, 0)
-        projected = basis.T @ ((Q * plus) @ Q.T).ravel()
-        off = projected - x
-        if off @ off < 1e-14 * (x @ x):
-            yield (Q * plus) @ Q.T
+        projected = (Q * plus) @ Q.T
+        yield projected
         size = np.maximum(abs(w), 1e-300)
         slope = (plus[:, None] + plus) / (size[:, None] + size)  # of Π₊, pair by pair
         S = _congruence(Q)
         slope = (S * slope[pairs]) @ S.T
-        _, _, step, singular = dgesv(eye - slope @ (eye - b), off)
+        _, _, step, singular = dgesv(eye - slope @ (eye - b), basis.T @ projected.ravel() - x)
         if singular:
             return
         x = x + step
 
 
-def _interior_point(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int = 100):
+def _interior_point(a: np.ndarray, b: np.ndarray, basis: np.ndarray) -> Iterator[np.ndarray]:
     """Mehrotra's predictor-corrector on XY = μI; X ⪰ 0 and Y ⪰ 0 hold all along, Y = a + b[X] in the limit.
 
-    Yields what the iterates point to once they are good, so that the caller stops at the first that is good enough, and
-    the last iterate itself.
+    Yields for each iterate the solution that it points to, and at last the iterate itself.
     """
     k = len(a)
 
@@ -219,10 +225,10 @@ def _interior_point(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int 
     X = np.eye(k)
     Y = np.eye(k) * max(1.0, float(np.linalg.norm(a + op(X))))
     eye = np.eye(len(b))
-    for _ in range(steps):
+    for _ in range(INTERIOR_STEPS):
         try:
             G, lam = _nt_scaling(X, Y)
-            # In the scaled space both X and Y are diag(lam); the operator and the residual of Y = a + b[X] become
+            # In the scaled space X and Y are both diag(lam), the operator is bs, and r is the residual of Y = a + b[X].
             M = _congruence(G)
             bs = M.T @ b @ M
             r = basis.T @ (G.T @ (a + op(X) - Y) @ G).ravel()
@@ -241,31 +247,30 @@ def _interior_point(a: np.ndarray, b: np.ndarray, basis: np.ndarray, steps: int 
 
         dx, dy = direction(-np.diag(lam))
         step = _longest(lam, dx, dy)
-        sigma = max(0.0, 1 - step) ** 3
+        sigma = max(0.0, 1 - step)
         second_order = (dx @ dy + dy @ dx) / sums
-        dx, dy = direction(-np.diag(lam) + sigma * mu * np.diag(1 / lam) - second_order * step**2)
-        step = min(1.0, 0.98 * _longest(lam, dx, dy))
+        dx, dy = direction(-np.diag(lam) + sigma * mu * np.diag(1 / lam) - second_order)
+        step = min(1.0, BOUNDARY_FRACTION * _longest(lam, dx, dy))
         X = X + step * G @ dx @ G.T
         Y = Y + step * Ginv.T @ dy @ Ginv
         X, Y = (X + X.T) / 2, (Y + Y.T) / 2
-        if mu < 1e-8 * max(1.0, float(np.linalg.norm(X))):
-            yield _on_face(a, b, X, op(X))
+        yield _on_face(a, b, X, op(X))
         if mu < 1e-30 or step < 1e-12:
             break
     yield X
 
 
 def _on_face(a: np.ndarray, b: np.ndarray, X: np.ndarray, bX: np.ndarray) -> np.ndarray:
-    """The solution in the span of those eigenvectors of X along which X, not Y, stays away from zero.
+    """The solution in the span of those eigenvectors of X along which X is larger than Y.
 
-    An interior point has full rank; along the other eigenvectors the solution is exactly zero.
+    An interior point has full rank; the solution is exactly zero along the other eigenvectors.
     """
     k = len(a)
     x, V = np.linalg.eigh(X)
     V = V[:, x > np.einsum("ai,ab,bi->i", V, a + bX, V)]
     face = np.kron(V, V) @ _svec_basis(V.shape[1]) if V.shape[1] else np.zeros((k * k, 0))
     to_svec = _svec_basis(k).T @ face
-    m = np.linalg.lstsq(to_svec.T @ b @ to_svec, -face.T @ a.ravel(), rcond=1e-13)[0]
+    m = np.linalg.lstsq(to_svec.T @ b @ to_svec, -face.T @ a.ravel(), rcond=RANK)[0]
     return (face @ m).reshape(k, k)
 
 
@@ -277,10 +282,10 @@ def _nt_scaling(X: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _longest(lam: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> float:
-    """The longest step ≤ 1 / 0.98 along which diag(lam) + step · d stays positive semidefinite for both d."""
+    """The step, at most 1 / `BOUNDARY_FRACTION`, at which diag(lam) + step · d leaves the cone for one of the two d."""
     root = np.sqrt(lam)
     lowest = min(np.linalg.eigvalsh(d / np.outer(root, root))[0] for d in (dx, dy))
-    return 1 / max(-lowest, 0.98)
+    return 1 / max(-lowest, BOUNDARY_FRACTION)
 
 
 def _congruence(Q: np.ndarray) -> np.ndarray:
@@ -292,7 +297,7 @@ def _congruence(Q: np.ndarray) -> np.ndarray:
 
 @cache
 def _factors(k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where in Q its entries are that make up `_congruence`, and with which weights."""
+    """Indices into Q of the entries that make up `_congruence`, and their weights."""
     i, j = _pairs(k)
     weights = np.where(i == j, 0.5**0.5, 1.0)
     return np.stack([k * a[:, None] + b for a, b in ((i, i), (j, j), (i, j), (j, i))]), np.outer(weights, weights)
@@ -313,7 +318,7 @@ def _svec_basis(k: int) -> np.ndarray:
 
 
 def _check(A: ArrayLike, B: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-    """A and B as arrays, B as a matrix over the basis and its Cholesky factor, if it has one; or a complaint."""
+    """A, B, B as a matrix over the basis and its Cholesky factor, if it has one; an error for invalid input."""
     A, B = np.asarray(A), np.asarray(B)
     for name, value in (("A", A), ("B", B)):
         if value.dtype.kind not in "fiu":
@@ -329,16 +334,16 @@ def _check(A: ArrayLike, B: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarr
     for name, value, size in (("A", A, sizes[0]), ("B", B, sizes[1])):
         if not math.isfinite(size):
             raise ValueError(f"{name} holds {np.sum(~np.isfinite(value))} values that are not finite")
-    if (gap := abs(A - A.T).max()) > 1e-8 * sizes[0]:
+    if (gap := abs(A - A.T).max()) > ASYMMETRY * sizes[0]:
         raise ValueError(f"A is not symmetric: |A - Aᵀ| reaches {gap:.3g}; pass (A + A.T) / 2 if that is rounding")
     basis = _svec_basis(k)
     flat = basis.T @ matrix @ basis
-    if abs(matrix - basis @ (flat + flat.T) @ basis.T / 2).max() > 5e-9 * sizes[1]:
+    if abs(matrix - basis @ (flat + flat.T) @ basis.T / 2).max() > ASYMMETRY / 2 * sizes[1]:
         for axes, what in (((2, 3, 0, 1), "B[c,d,a,b]"), ((1, 0, 2, 3), "B[b,a,c,d]")):
-            if (gap := abs(B - B.transpose(axes)).max()) > 1e-8 * sizes[1]:
+            if (gap := abs(B - B.transpose(axes)).max()) > ASYMMETRY * sizes[1]:
                 raise ValueError(f"B is not symmetric: |B[a,b,c,d] - {what}| reaches {gap:.3g}; average the two")
     L, singular = dpotrf(flat, lower=1)
-    if singular and (spectrum := np.linalg.eigvalsh(flat))[0] < -1e-6 * max(abs(spectrum)):
+    if singular and (spectrum := np.linalg.eigvalsh(flat))[0] < -INDEFINITENESS * max(abs(spectrum)):
         raise ValueError(
             f"B is indefinite: its eigenvalues go from {spectrum[0]:.3g} to {spectrum[-1]:.3g}; as a sum of squares "
             "it must be positive semidefinite"

@@ -12,14 +12,14 @@ import xarray as xr
 from tqdm import tqdm
 
 from . import files
-from .deprecation import renamed
+from ._deprecation import renamed
+from ._options import Fingerprint, Options, chosen, read
+from ._run import Run, rounding_only
 from .errors import ConvergenceError
 from .objective import Objective
 from .optimizers import Optimizer
-from .options import Fingerprint, Options, chosen, read
 from .processes.base import Outputs
 from .records import Record
-from .run import Run, rounding_only
 
 
 @renamed(warmup="burn_in", branch="branch_step", window="replay_steps")

@@ -1,10 +1,19 @@
+import random
+
 import numpy as np
 import pytest
 import torch
-from jaxtyping import config
-from torch import nn
 
-import cflows
+# Annotations are checked by beartype, which picks entries of lists at random: with numbers of its own, since objectives
+# watch those of `random`.
+own, shared = random.Random(0), random.getrandbits
+random.getrandbits = own.getrandbits
+from jaxtyping import config  # noqa: E402
+from torch import nn  # noqa: E402
+
+import cflows  # noqa: E402
+
+random.getrandbits = shared
 
 torch.set_num_threads(1)  # tests run side by side, and small problems gain nothing from more
 
@@ -33,9 +42,12 @@ class RaisesUnchecked(pytest.RaisesExc):
 
 @pytest.fixture(autouse=True)
 def annotations(request, monkeypatch):
-    """Annotations are checked when functions are called, but where the test passes wrong types."""
+    """Annotations are checked at every call, which doubles the time of small problems: not in slow tests.
+
+    Nor are they where the test passes wrong types on purpose.
+    """
     monkeypatch.setattr(pytest, "raises", RaisesUnchecked)
-    config.update("jaxtyping_disable", bool(request.node.get_closest_marker("unchecked")))
+    config.update("jaxtyping_disable", any(map(request.node.get_closest_marker, ("slow", "unchecked"))))
     yield
     config.update("jaxtyping_disable", False)
 

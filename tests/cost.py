@@ -70,9 +70,8 @@ class Problem:
 
     def reference(self):
         """With many small steps, each with a refresh."""
-        return self.run(accuracy=1e-7, eig_tol=1e-7, eig_every=1, **{"substeps": 8} if self.flow == "central" else {})[
-            0
-        ]
+        finer = {"substeps": 8} if self.flow == "central" else {}
+        return self.run(accuracy=1e-7, eig_tol=1e-7, eig_every=1, **finer)[0]
 
 
 PROBLEMS = {

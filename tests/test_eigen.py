@@ -3,7 +3,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from cflows import ConvergenceError
+from cflows import ConvergenceError, eigen
 from cflows.eigen import top_eigenpairs
 
 
@@ -113,3 +113,47 @@ def test_outcomes_that_are_not_success():
 def test_bad_input_is_named(H, p, k, message):
     with pytest.raises(ValueError, match=message):
         solve(H, p, k)
+
+
+def path(spectrum, k, **options):
+    """Products on a path along which the eigenvectors turn by a few thousandths a step, and the largest error."""
+    n = len(spectrum)
+    H, A = matrix(spectrum), np.random.default_rng(1).standard_normal((n, n))
+    R = scipy.linalg.expm(0.003 * (A - A.T) / np.sqrt(n))
+    start, products, error = None, 0, 0.0
+    for _ in range(12):
+        s = solve(H, np.ones(n), k, start=start, tol=1e-3, **options)
+        start, products = s.start, products + s.products
+        error = max(error, abs(s.values.numpy() - np.sort(np.linalg.eigvalsh(H))[::-1][:k]).max())
+        H = R @ H @ R.T
+    return products, error
+
+
+NEAR_2 = np.concatenate([[2.05, 2, 1.98, 1.9, 1.5, 1.3], np.geomspace(1, 1e-3, 194)])
+CLUSTER = np.concatenate([2 * np.ones(6), np.linspace(1.9, 0, 194)])
+
+
+def test_costs_along_a_path(monkeypatch):
+    assert path(NEAR_2, 4)[0] <= 150  # from random vectors at each step: 456
+    products, error = path(NEAR_2, 6, loose_below=1.6)
+    assert products <= 195
+    assert error <= 1e-4
+    assert path(NEAR_2, 6)[0] > 195
+    monkeypatch.setattr(eigen, "LOOSE_FACTOR", 15)
+    assert path(NEAR_2, 6, loose_below=1.6)[1] > 1e-4
+
+
+@pytest.mark.parametrize(("constant", "value"), [("KEPT_PER_PAIR", 1), ("EXPANSION", 3), ("EXPANSION", 8)])
+def test_costs_of_a_cold_start_with_restarts(constant, value, monkeypatch):
+    def products():
+        return [
+            solve(matrix(s), np.ones(200), 4, tol=1e-6, max_products=5000).products
+            for s in (np.geomspace(1e5, 1, 200), CLUSTER)
+        ]
+
+    first, second = products()
+    assert first <= 80
+    assert second <= 185
+    monkeypatch.setattr(eigen, constant, value)
+    assert products()[0] > 80
+    assert products()[1] > 185

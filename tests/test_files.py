@@ -151,5 +151,6 @@ def test_a_scrubber_says_what_a_run_lacks():
         interactive.training(run(processes=("discrete", "midpoint", "central")))
 
 
+@pytest.mark.unchecked
 def test_a_kept_optimizer_is_of_plain_numbers():
     assert RMSProp(np.float32(0.5), np.float32(0.5)) == RMSProp(0.5, 0.5)

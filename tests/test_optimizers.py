@@ -69,6 +69,7 @@ def test_the_rate_of_the_flow_is_exact():
     torch.testing.assert_close(after - nu, opt.rate * (g**2 - after))
 
 
+@pytest.mark.unchecked
 def test_numbers_of_any_kind():
     assert RMSProp(np.float32(0.5), np.float64(0.9)).learning_rate(1) == 0.5
     assert GradientDescent(lambda t: np.float32(0.5)).learning_rate(3) == 0.5

@@ -174,3 +174,51 @@ def test_the_residual_at_any_scale():
         assert sdcp.kkt_residual(scale * A, scale * B, np.eye(2)) == 0
         assert sdcp.kkt_residual(scale * A, scale * B, 7 * np.eye(2)) > 1
     assert sdcp.kkt_residual(A, np.nan * B, np.eye(2)) == np.inf
+
+
+@pytest.fixture
+def iterations(monkeypatch):
+    """Newton's and interior-point iterations, counted by the linear systems that each of them solves."""
+    count = {"newton": 0, "interior": 0}
+
+    def counted(name, function):
+        def call(*args, **options):
+            count[name] += 1
+            return function(*args, **options)
+
+        return call
+
+    monkeypatch.setattr(sdcp, "dgesv", counted("newton", sdcp.dgesv))
+    monkeypatch.setattr(sdcp.scipy.linalg, "cho_factor", counted("interior", sdcp.scipy.linalg.cho_factor))
+    return count
+
+
+COSTS = [  # (problems, iterations): unit scaling, a closed form, Newton's method and the interior point at their work
+    ("plain", 230, 0),
+    ("singular", 320, 84),
+    ("locked", 0, 0),
+    ("ten decades", 196, 0),
+]
+
+
+def solve_all(kind):
+    rng = np.random.default_rng(0)
+    return max(sdcp.solve(*problem(rng, 2 + i % 7, kind)).residual for i in range(60))
+
+
+@pytest.mark.parametrize(("kind", "newton", "interior"), COSTS)
+def test_iterations_at_a_stated_residual(kind, newton, interior, iterations):
+    assert solve_all(kind) <= sdcp.AIM
+    assert iterations["newton"] <= newton
+    assert iterations["interior"] <= interior
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "newton", "interior"),
+    [("NEWTON_STEPS", 4, 170, 400), ("NEWTON_STEPS", 60, 500, 60), ("BOUNDARY_FRACTION", 0.9, 300, 95)],
+)
+def test_each_constant_earns_its_place(name, value, newton, interior, iterations, monkeypatch):
+    monkeypatch.setattr(sdcp, name, value)
+    solve_all("singular")
+    assert iterations["newton"] > newton
+    assert iterations["interior"] > interior

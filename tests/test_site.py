@@ -37,3 +37,30 @@ def test_rules_for_absent_classes_go(style, kept):
     from slim import purge
 
     assert purge(tinycss2.parse_stylesheet(style, True, True), {"a"}) == kept
+
+
+def test_a_page_loses_what_it_does_not_use_and_can_be_read_by_everyone():
+    from slim import tidy
+
+    page = """<script src="a/_static/scripts/fontawesome.js?digest=1"></script><script src="searchindex.js"></script>
+    <script>const THEBE_JS_URL = "x"</script><script src="kept.js">if (a < b && c) f("&nbsp;")</script>
+    <details><summary><span class="toctree-toggle"></span></summary></details>
+    <div class="citation-list" role="list"><div role="doc-biblioentry">x</div></div>
+    <dl><dt>a</dt><dd>b</dd><dt>c</dt></dl>
+    <p>1 &lt; 2 &amp; ν</p><img alt="a" src="../_images/a.svg"/><img alt="b" src="../_images/b.png"/>"""
+    html = tidy(page)
+    assert "fontawesome" not in html
+    assert "THEBE" not in html
+    assert "searchindex" not in html
+    assert "searchindex" in tidy(page, search=True)
+    for kept in (
+        'if (a < b && c) f("&nbsp;")',
+        '<summary aria-label="pages of this section">',
+        "<dt>c</dt><dd></dd></dl>",
+        '<div class="pst-scrollable-table-container wide-figure"><img alt="a" src="../_images/a.svg"/></div>',
+        '<img alt="b" src="../_images/b.png"/>',
+        "1 &lt; 2 &amp; ν",
+    ):
+        assert kept in html
+    assert "role=" not in html
+    assert tidy(html) == html

@@ -9,7 +9,7 @@ import xarray as xr
 from conftest import mlp_objective
 from torch import Tensor
 
-from cflows import RMSProp, files, flows, simulate, states
+from cflows import RMSProp, _states, files, flows, simulate
 from cflows.processes import PROCESSES, Settings, subspace
 
 OPT = RMSProp(0.01, 0.95, bias_correction=True)
@@ -37,32 +37,32 @@ def at_the_edge():
 
 def same(a, b):
     """Whether two states are equal to the bit."""
-    return states.pack(a).identical(states.pack(b))
+    return _states.pack(a).identical(_states.pack(b))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_observing_changes_nothing(at_the_edge, name):
     walkers, now, others = at_the_edge
-    before = states.pack(now[name]).copy(deep=True)
+    before = _states.pack(now[name]).copy(deep=True)
     earlier = {other: seen for other, seen in others.items() if other != name}
     one, two = (walkers[name].observe(now[name], 40, earlier) for _ in range(2))
-    assert before.identical(states.pack(now[name]))
+    assert before.identical(_states.pack(now[name]))
     assert one.row == two.row
     assert same(one.state, two.state)
     assert same(walkers[name].step(one), walkers[name].step(one))
-    assert before.identical(states.pack(now[name]))
+    assert before.identical(_states.pack(now[name]))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_state_goes_through_a_file(at_the_edge, name, tmp_path):
     walkers, now, _ = at_the_edge
-    files.save(tmp_path / "state.nc", xr.DataTree(states.pack(now[name])))
+    files.save(tmp_path / "state.nc", xr.DataTree(_states.pack(now[name])))
     packed = files.load(tmp_path / "state.nc").to_dataset()
-    back = states.unpack(walkers[name].state_type, packed, torch.device("cpu"))
+    back = _states.unpack(walkers[name].state_type, packed, torch.device("cpu"))
     assert type(back) is type(now[name])
     assert same(back, now[name])
     assert back.w.stride() == now[name].w.stride()
-    lean = states.unpack(walkers[name].state_type, states.pack(now[name], caches=False), torch.device("cpu"))
+    lean = _states.unpack(walkers[name].state_type, _states.pack(now[name], caches=False), torch.device("cpu"))
     assert lean.guess is None
     assert torch.equal(lean.w, now[name].w)
 
@@ -71,7 +71,7 @@ def test_fields_are_found_by_name():
     modes = flows.Modes(torch.ones(2), torch.arange(6.0).reshape(2, 3).T, torch.zeros(3, 2))
     critical = flows.Critical(np.eye(2), modes.U, torch.zeros(2, 2, 3), penalised=False, missed=np.ones((2, 2)))
     known = subspace.Subspace(modes, critical, 1.0, 2.0, deficit=torch.tensor(3.0))
-    back = states.unpack(subspace.Subspace, states.pack(known), torch.device("cpu"))
+    back = _states.unpack(subspace.Subspace, _states.pack(known), torch.device("cpu"))
     assert back.critical.penalised is False
     assert isinstance(back.critical.A, np.ndarray)
     assert isinstance(back.critical.missed, np.ndarray)
@@ -87,18 +87,18 @@ def test_another_format_is_refused():
         x: Tensor
         y: float
 
-    packed = states.pack(Point(torch.ones(1), 2.0))
+    packed = _states.pack(Point(torch.ones(1), 2.0))
     with pytest.raises(ValueError, match="not one of Point"):
-        states.unpack(Point, packed.drop_vars("x"), torch.device("cpu"))
+        _states.unpack(Point, packed.drop_vars("x"), torch.device("cpu"))
     packed.attrs["format"] = 0
     with pytest.raises(ValueError, match="the state has format 0; this version reads format 1"):
-        states.unpack(Point, packed, torch.device("cpu"))
+        _states.unpack(Point, packed, torch.device("cpu"))
 
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path, monkeypatch):
     f, path = mlp_objective(), tmp_path / "run.ckpt"
     simulate(f, OPT, 3, checkpoint=path, progress=False)
-    monkeypatch.setattr("cflows.run.ALGORITHM", 1000)
+    monkeypatch.setattr("cflows._run.ALGORITHM", 1000)
     with pytest.raises(ValueError, match=r"written by cflows .*, algorithm \d+, and this is .* 1000; delete it"):
         simulate(f, OPT, 3, checkpoint=path, progress=False)
 
@@ -106,8 +106,8 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path, monkeypatch):
 def test_old_names_warn():
     f = mlp_objective(width=8, examples=20)
     with pytest.warns(FutureWarning, match="warmup is now called burn_in"):
-        tree = simulate(f, OPT, 2, ("discrete",), warmup=3, progress=False)
+        tree = simulate(f, OPT, 2, ("discrete",), warmup=3, progress=False)  # type: ignore[call-arg]
     new = simulate(f, OPT, 2, ("discrete",), burn_in=3, progress=False)
     xr.testing.assert_identical(tree["discrete"].to_dataset(), new["discrete"].to_dataset())
     with pytest.raises(TypeError, match="window is the old name of replay_steps"):
-        simulate(f, OPT, 2, window=1, replay_steps=1, progress=False)
+        simulate(f, OPT, 2, window=1, replay_steps=1, progress=False)  # type: ignore[call-arg]

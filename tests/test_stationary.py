@@ -184,7 +184,7 @@ def test_products_at_any_scale(scale):
 
 def test_random_problems_by_products_and_dense():
     """Among them are saddles of the dual over low ranks, and eigenvalues just above 2 that hide from a guess."""
-    for seed in range(40):
+    for seed in range(24):
         H, g, lr = problem(seed, 120)
         matrix = torch.from_numpy(H)
         s, dense = stationary.solve(lambda V, H=matrix: H @ V, g, lr), stationary.solve(H, g, lr)
@@ -195,7 +195,7 @@ def test_random_problems_by_products_and_dense():
 @pytest.mark.parametrize("cold", [True, False])
 @pytest.mark.parametrize(
     ("n", "few", "b", "h"),
-    [(1500, 200, 1e-2, 2.3), (1500, 3, 1e-4, 3.0), (400, 3, 0.1, 3.0), (200, 40, 1e-2, 2.3)],
+    [(600, 80, 1e-2, 2.3), (1500, 3, 1e-4, 3.0), (400, 3, 0.1, 3.0), (200, 40, 1e-2, 2.3)],
 )
 def test_what_hides_in_few_weights_is_found(n, few, b, h, cold):
     """A diagonal H: λ_max(P⁻¹H) > 2 in a few weights that weigh next to nothing in a guess or a random vector."""

@@ -15,7 +15,7 @@ f = cflows.Objective(lambda w: (w**4).sum(), torch.ones(2))
 opt = cflows.RMSProp(lr=0.1, beta2=0.9)
 """
 WRONG = {
-    'cflows.simulate("x", 3, stepz=4)': {"call-arg"},
+    'cflows.simulate("x", 3, stepz=4)': {"arg-type", "call-arg"},
     'cflows.simulate("x", opt, 4)': {"arg-type"},
     "cflows.simulate(f, opt, stepz=4)": {"call-arg"},
     "cflows.RMSProp(lr=[], beta2=0.9)": {"arg-type"},

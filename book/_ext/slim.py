@@ -6,21 +6,16 @@ import re
 from pathlib import Path
 
 import tinycss2
+from bs4 import BeautifulSoup
 from fontTools import subset
 
 NAMES = re.compile(r"\.((?:[\w-]|\\.)+)")
 ASIDE = re.compile(r":not\([^)]*\)|\[[^]]*\]")
-ICONS = re.compile(r"<script[^>]*scripts/fontawesome\.js[^>]*></script>\s*")  # 1.5 MB; the icons come from its fonts
-# The index of all words, 100 kB: the field for a search leads to the page that needs it.
-SEARCH = re.compile(r'<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>\s*')
 WOFF2 = re.compile(r'url\([^)]*\.woff2\) format\("woff2"\),')  # needs brotli; each font comes in another format, too
-ROLES = re.compile(r' role="(doc-biblioentry|list(?=" class="citation-list))"')  # a list without items, an item of none
-
-TOGGLE = re.compile(r'<summary>(?=<span class="toctree-toggle")')
-
-LAST = re.compile(r"</dt>(?=\s*</dl>)")  # a list of definitions must not end with a term
-FIGURE = re.compile(r'<img\b[^>]*src="[^"]*_images/[^"]*\.svg"[^>]*>')
-SCROLLS = r'<div class="pst-scrollable-table-container wide-figure">\g<0></div>'  # the theme lets the keyboard do it
+# Scripts that no page uses: icons, 1.5 MB, which come from fonts; sphinx-thebe's, which come twice, an error.
+UNUSED = "script[src*='scripts/fontawesome.js'], script:-soup-contains('thebe', 'THEBE'), script[src*='thebe']"
+# The index of all words, 100 kB: the field for a search leads to the page that needs it.
+SEARCH = "script[src*='searchtools.js'], script[src*='language_data.js'], script[src*='searchindex.js']"
 
 
 def purge(rules: list, used: set[str]) -> str:
@@ -56,14 +51,29 @@ def shrink(font: Path, characters: set[int]) -> None:
     subset.save_font(program, font, options)
 
 
+def tidy(page: str, search: bool = False) -> str:
+    """A page without scripts that it does not use, with what its readers' assistive devices and phones need."""
+    soup = BeautifulSoup(page, "html.parser")
+    for script in soup.select(UNUSED if search else f"{UNUSED}, {SEARCH}"):
+        script.decompose()
+    for summary in soup.select("summary:has(> .toctree-toggle)"):
+        summary["aria-label"] = "pages of this section"
+    for entry in soup.select("[role=doc-biblioentry], .citation-list[role=list]"):
+        del entry["role"]  # a list without items, an item of none
+    for term in soup.select("dl > dt:last-child"):  # a list of definitions must not end with a term
+        term.insert_after(soup.new_tag("dd"))
+    for figure in soup.select("img[src*='_images/'][src$='.svg']:not(.wide-figure > img)"):
+        # the theme lets the keyboard scroll it
+        figure.wrap(soup.new_tag("div", attrs={"class": "pst-scrollable-table-container wide-figure"}))
+    return str(soup)
+
+
 def slim(app, exception):
     if exception or app.builder.format != "html":
         return
     site = Path(app.outdir)
     for page in site.rglob("*.html"):
-        text = TOGGLE.sub('<summary aria-label="pages of this section">', page.read_text())
-        text = LAST.sub("</dt><dd></dd>", text if page.name == "search.html" else SEARCH.sub("", text))
-        page.write_text(FIGURE.sub(SCROLLS, ROLES.sub("", ICONS.sub("", text))))
+        page.write_text(tidy(page.read_text(), page.name == "search.html"))
     for unused in {*site.rglob("*.map"), *site.rglob("*.woff2"), *site.glob("_static/scripts/fontawesome.js*")}:
         unused.unlink()
     texts = [file.read_text() for kind in ("html", "js") for file in site.rglob(f"*.{kind}")]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from typing import cast
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
@@ -33,7 +32,7 @@ COLORS = {
 }
 #: Colours of the leading eigenvalues, the largest first.
 EIGENVALUES = ("#2D1160", "#721F81", "#B73779", "#F1605D", "#FEB078")
-#: How curves of processes are drawn, in this order; any other process comes after them, in a colour of matplotlib's.
+#: How curves of processes are drawn; any other process has its name for a label, and one of matplotlib's colours.
 PROCESSES: dict[str, dict] = {
     "discrete": {"color": COLORS["average"], "lw": 3, "label": "optimizer"},
     "midpoint": {"color": COLORS["discrete"], "lw": 1, "label": "midpoints"},
@@ -46,28 +45,8 @@ PROCESSES: dict[str, dict] = {
 
 
 def use_style() -> None:
-    """Set matplotlib's defaults; in a notebook figures become SVG."""
-    mpl.rcParams.update(
-        {
-            "figure.figsize": (7.2, 3.2),
-            "figure.dpi": 110,
-            "figure.constrained_layout.use": True,
-            "savefig.bbox": "standard",
-            "svg.fonttype": "path",
-            "font.size": 10,
-            "axes.titlesize": 10.5,
-            "axes.titlelocation": "left",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.color": "#e8e8e8",
-            "grid.linewidth": 0.7,
-            "axes.axisbelow": True,
-            "lines.linewidth": 1.6,
-            "legend.frameon": False,
-            "legend.fontsize": 9,
-        }
-    )
+    """Set matplotlib's defaults to those of ``style.mplstyle``; in a notebook figures become SVG."""
+    plt.style.use("cflows.book.style")
     try:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 

@@ -170,7 +170,12 @@ class Process(ABC):
 
     def __init__(self, settings: Settings, eig_every: int):
         self.settings, self.eig_every = settings, eig_every
-        self.f, self.opt, self.eig_tol = settings.f, settings.opt, settings.eig_tol
+        self.f, self.opt = settings.f, settings.opt
+
+    @property
+    def eig_tol(self) -> float:
+        """Largest residual of eigenvalues, relative to the largest of them."""
+        return self.settings.eig_tol
 
     @classmethod
     def needs(cls, branch_step: int) -> tuple[str, ...]:

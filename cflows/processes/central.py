@@ -94,11 +94,11 @@ class Central(Flow):
         ),
     )
 
-    def __init__(self, settings, eig_every):
-        super().__init__(settings, eig_every)
-        # eigenvectors that are off by more would seem to turn
+    @property
+    def eig_tol(self):
+        """As of `Process`, but no more than a tenth of the accuracy: eigenvectors that are off seem to turn."""
         rounding = 100 * torch.finfo(self.f.w0.dtype).eps
-        self.eig_tol = min(self.eig_tol, max(settings.accuracy / 10, rounding))
+        return min(self.settings.eig_tol, max(self.settings.accuracy / 10, rounding))
 
     def start(self, w, nu, t, m=None):
         return replace(super().start(w, nu, t), dt=1 / self.settings.substeps)

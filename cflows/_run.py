@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,15 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from . import files, records, states
+from . import ALGORITHM, __version__, _states, files, records
+from ._options import Fingerprint, Options, read, values
 from .errors import ConvergenceError, DivergenceError
 from .objective import Objective
 from .optimizers import Optimizer
-from .options import Fingerprint, Options, read, values
 from .processes import PROCESSES, Observation, Process, Settings
 from .processes.base import Outputs
 from .records import Record
 
-#: Version of the algorithm: raised when a change to the library changes what a run, or what is solved along it, holds.
-ALGORITHM = 8
 ROUNDING = 100.0  # a gradient below so many times machine precision, relative to the root mean square, may be rounding
 DISTANCES = {
     "distance": "Euclidean distances between the weights of two processes",
@@ -88,7 +85,7 @@ class Run:
         """Record the next step of every process, and move on."""
         i, o, seen = self.done, self.options, dict[str, Observation]()
         if i in o.replay_from:
-            self.kept |= {f"state/{i}/{name}": states.pack(s, caches=False) for name, s in self.states.items()}
+            self.kept |= {f"state/{i}/{name}": _states.pack(s, caches=False) for name, s in self.states.items()}
         taking = o.snapshot_every and i % o.snapshot_every == 0
         for name, process in self.processes.items():
             with named(f"{name} at step {i}"):
@@ -134,7 +131,7 @@ class Run:
         if self.path is None or not self.states:
             return
         try:
-            now = {f"now/{name}": states.pack(state) for name, state in self.states.items()}
+            now = {f"now/{name}": _states.pack(state) for name, state in self.states.items()}
             tree = self.tree()
             tree.update(xr.DataTree.from_dict(now).children)
             tree.attrs["rounding"] = json.dumps(self.rounding)
@@ -157,7 +154,7 @@ class Run:
         if made[0] != ALGORITHM:
             raise ValueError(
                 f"the checkpoint {self.path} was written by cflows {made[1]}, algorithm {made[0]}, and this is "
-                f"{version('cflows')}, algorithm {ALGORITHM}; delete it to start over, or go on with that version"
+                f"{__version__}, algorithm {ALGORITHM}; delete it to start over, or go on with that version"
             )
         here, there_all = (asdict(a) | asdict(b) for a, b in ((self.options, self.fingerprint), (options, there)))
         if differ := [name for name, value in here.items() if there_all[name] != value]:
@@ -173,7 +170,7 @@ class Run:
         where = "now" if start is None else f"state/{start}"
         for name, process in self.processes.items():
             packed = tree[f"{where}/{name}"].to_dataset()
-            self.states[name] = states.unpack(process.state_type, packed, self.f.w0.device)
+            self.states[name] = _states.unpack(process.state_type, packed, self.f.w0.device)
         if start is not None:
             self.first = self.done = start
             return
@@ -212,7 +209,7 @@ class Run:
         tree = xr.DataTree.from_dict(nodes | self.kept)
         tree.attrs = {"options": json.dumps(asdict(o)), "fingerprint": json.dumps(asdict(self.fingerprint))}
         tree.attrs |= {"seconds": self.seconds + time.monotonic() - self.clock, "algorithm": ALGORITHM}
-        tree.attrs |= {"cflows": version("cflows"), "torch": str(torch.__version__)}
+        tree.attrs |= {"cflows": __version__, "torch": str(torch.__version__)}
         return tree
 
 
