@@ -316,6 +316,7 @@ def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.D
 
     def make(checkpoint: Path | None) -> xr.DataTree:
         f = e.objective(device)
+        coords = min(e.coords, f.dim)
         tree = simulate(
             f,
             e.optimizer,
@@ -327,7 +328,7 @@ def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.D
             eig_tol=e.eig_tol,
             accuracy=e.accuracy,
             substeps=e.substeps,
-            coords=[i * f.dim // e.coords for i in range(e.coords)],
+            coords=[i * f.dim // coords for i in range(coords)],
             outputs=e.task.outputs(f),
             records=e.records,
             branch_step=e.branch_step,

@@ -11,7 +11,7 @@ from cflows.__main__ import main
 from cflows.experiments import PRESETS, Experiment
 from cflows.optimizers import OPTIMIZERS, GradientDescent, RMSProp, ScalarRMSProp
 
-RUN = {"steps": 12, "replay_steps": 4, "eig_every": 2, "coords": 2, "processes": ("discrete", "central")}
+RUN = {"steps": 12, "replay_steps": 4, "eig_every": 2, "processes": ("discrete", "central")}
 
 
 # A task from outside: this much it takes.
@@ -51,6 +51,7 @@ def test_a_task_from_outside_is_run_stored_read_listed_and_verified(valley, tmp_
     tree = experiments.compute(valley)
     assert float(tree["central"]["eigenvalues"].max()) > 1.9
     assert tree["discrete"]["outputs"].shape == (12, 1)
+    assert tree["discrete"]["nu"].shape == (12, 3)  # fewer weights than were asked for
     assert experiments.read(tree) == valley
     assert experiments.describe(tree).startswith(
         "3 weights, valley (dim 2, steepness 2.0), GradientDescent (η = 0.5), 12"
