@@ -9,7 +9,6 @@ __version__ = version("cflows")
 __getattr__, __dir__, __all__ = lazy_loader.attach(  # imported when asked for: xarray and SciPy take their time
     __name__,
     submodules=[
-        "checks",
         "data",
         "differences",
         "eigen",
