@@ -96,9 +96,8 @@ def table_of_rows(rows: Sequence[dict]) -> list[str]:
             mine.append(f'<a href="{row["figure"]}">figure</a>')
         todo = f" <em>Not shown yet: {escape(row['open'])}.</em>" if "open" in row else ""
         beyond = " (Beyond the source.)" if row["of"] == "beyond" else ""
-        lines.append(
-            f'<tr id="row-{number}"><td>{number}</td><td>{escape(row["shows"])}{beyond}{todo} {", ".join(mine)}</td></tr>'
-        )
+        text = f"{escape(row['shows'])}{beyond}{todo} {', '.join(mine)}"
+        lines.append(f'<tr id="row-{number}"><td>{number}</td><td>{text}</td></tr>')
     return [*lines, "</tbody></table></div>", "```"]
 
 
