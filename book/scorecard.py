@@ -95,8 +95,9 @@ def table_of_rows(rows: Sequence[dict]) -> list[str]:
         if "figure" in row:
             mine.append(f'<a href="{row["figure"]}">figure</a>')
         todo = f" <em>Not shown yet: {escape(row['open'])}.</em>" if "open" in row else ""
-        shows = escape(row["shows"]) + (" (Beyond the source.)" if row["of"] == "beyond" else "")
-        lines.append(f'<tr id="row-{number}"><td>{number}</td><td>{shows}{todo} {", ".join(mine)}</td></tr>')
+        beyond = " (Beyond the source.)" if row["of"] == "beyond" else ""
+        text = f"{escape(row['shows'])}{beyond}{todo} {', '.join(mine)}"
+        lines.append(f'<tr id="row-{number}"><td>{number}</td><td>{text}</td></tr>')
     return [*lines, "</tbody></table></div>", "```"]
 
 
