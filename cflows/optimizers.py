@@ -35,6 +35,8 @@ def _number(value: object, name: str) -> float:
 class Optimizer(ABC):
     """What the discrete process and the flows need of an optimizer w ← w - m / p(ν, t), p the diagonal of P.
 
+    What an oscillation adds to the mean squared gradient, `excess`, is equation :eq:`eq-mean-square`.
+
     Parameters
     ----------
     lr : float, or callable t -> float
@@ -126,7 +128,7 @@ class Optimizer(ABC):
         return None, g
 
     def excess(self, p: Tensor, diag: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """What an oscillation adds to the mean squared gradient, θ²p² ⊙ diag Σ: equation :eq:`eq-mean-square`.
+        """What an oscillation adds to the mean squared gradient, θ²p² ⊙ diag Σ.
 
         That is diag HΣH, since HΣ = θPΣ, with the threshold θ.
 
