@@ -73,6 +73,7 @@ def execute(notebook: Path, preset: str) -> None:
     content = jupytext.read(notebook)
     for i, cell in enumerate(content.cells):
         cell["id"] = f"cell-{i}"  # jupytext makes random ones
+        cell["source"] = cell["source"].replace("  # fmt: skip", "")
     content.cells.append(nbformat.v4.new_code_cell(RECORD, id="record"))
     nbformat.write(content, clean)
     started = time.monotonic()

@@ -89,17 +89,15 @@ def table_of_rows(rows: Sequence[dict]) -> list[str]:
     """What the book sets out to show, with the claims that settle it, as lines of a MyST page."""
     lines = ["(rows)=", "## What the book sets out to show", ""]
     lines += ["```{raw} html", '<div class="scorecard-wrap" tabindex="0"><table class="status">']
-    lines += ["<thead><tr><th>row</th><th>what is shown</th><th>claims</th></tr></thead><tbody>"]
+    lines += ["<thead><tr><th>row</th><th>what is shown, and the claims that settle it</th></tr></thead><tbody>"]
     for number, row in ROWS.items():
         mine = [f'<a href="{r["notebook"]}.html#claim-{r["id"]}">{r["id"]}</a>' for r in rows if r["row"] == number]
         if "figure" in row:
             mine.append(f'<a href="{row["figure"]}">figure</a>')
         todo = f" <em>Not shown yet: {escape(row['open'])}.</em>" if "open" in row else ""
         beyond = " (Beyond the source.)" if row["of"] == "beyond" else ""
-        lines.append(
-            f'<tr id="row-{number}"><td>{number}</td><td>{escape(row["shows"])}{beyond}{todo}</td>'
-            f"<td>{', '.join(mine) or '–'}</td></tr>"
-        )
+        text = f"{escape(row['shows'])}{beyond}{todo} {', '.join(mine)}"
+        lines.append(f'<tr id="row-{number}"><td>{number}</td><td>{text}</td></tr>')
     return [*lines, "</tbody></table></div>", "```"]
 
 

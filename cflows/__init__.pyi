@@ -1,5 +1,4 @@
 # The public names, for type checkers and for `lazy_loader`, which reads this file when cflows is imported.
-from . import checks as checks
 from . import data as data
 from . import differences as differences
 from . import eigen as eigen

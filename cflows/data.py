@@ -104,12 +104,12 @@ def cifar10(
 
 
 def digest(*tensors: Tensor) -> str:
-    """SHA-256 of some tensors, to tell data apart in the provenance of a run.
+    """SHA-256 of tensors: it identifies data in the provenance of a run.
 
     Parameters
     ----------
     *tensors : Tensor
-        Of any shapes and types, which enter the digest, too.
+        Of any shapes and types; these enter the digest too.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def digest(*tensors: Tensor) -> str:
 
 
 def _select(split: Split, per_class: int, classes: list[int]) -> UInt8[np.ndarray, "N 3073"]:
-    """Records of the first `per_class` images of each class, from the first source that is there and has them."""
+    """Records of the first ``per_class`` images of each class, from the first source that has them."""
     if folder := os.environ.get("CFLOWS_DATA"):
         return _first(_folder(Path(folder), split), per_class, classes, f"the folder CFLOWS_DATA={folder}")
     try:
@@ -138,7 +138,7 @@ class _TooFew(DataError):
 
 
 def _first(batches: Iterator | list, per_class: int, classes: list[int], where: str) -> np.ndarray:
-    """Go through batches in order until there are enough records of every class."""
+    """Records from batches in order, until every class has enough."""
     taken: list[np.ndarray] = []
     have = dict.fromkeys(classes, 0)
     for records in batches:

@@ -1,4 +1,4 @@
-"""Third derivatives along a few directions by differences of gradients, which know how much of them is rounding."""
+"""Third derivatives along a few directions by differences of gradients, with an estimate of their rounding error."""
 
 from __future__ import annotations
 
@@ -13,25 +13,30 @@ from .errors import DivergenceError
 from .objective import Objective
 from .objective.derivative_check import difference
 
-MAX_OFF = 0.01  # of HU by differences: those over a longer reach see another Hessian
-MAX_REACH = 0.1  # of differences, as a share of the length of w, or of a step from w = 0
-KINK = 1.5  # error of HU by differences that only a jump of the gradient makes
-NOISY = 0.1  # share of T, in norm, that may be rounding: along one direction it is far less
-NOISE = 3.0  # a T that is not this many times its rounding error counts as zero
-MEASURED = 16  # uses of a rounding error of the gradient before it is measured again
+MAX_HESSIAN_ERROR = 0.01  # of HU by differences, relative: over a longer distance they see another Hessian
+MAX_DISTANCE = 0.1  # relative to the weights, or to a step from w = 0
+DISCONTINUITY = 1.5  # error of HU by differences, relative, that only a jump of the gradient makes
+NO_DECREASE = 0.7  # ratio of two such errors, the second over half the distance: a jump's error stays
+MAX_NOISE = 0.1  # share of T, in norm, that may be rounding: along one direction it is far less
+MIN_SIGNAL = 3.0  # T over its rounding error, below which T counts as zero
+MAX_USES = 16  # of a measured rounding error
+PROBES = 1, 1.7  # distances at which rounding is measured, in units of ε^⅔ of the weights: the Hessian changes less
+WINDOW = 5  # factor by which the change of the Hessian may miss its aim, ε^¼
+MAX_FACTOR = 10  # between two distances
+MAX_TRIALS = 12  # distances; two or three suffice, ten go from one end of single precision to the other
 
 
 class Reach(NamedTuple):
-    """How far differences go, as of their last use, and what limits them.
+    """The distance of differences at their last use, and what limits it.
 
     Attributes
     ----------
     length : float
-        Distance along P-orthonormal directions; 0: not known yet.
+        Distance along P-orthonormal directions; 0 if unknown.
     rounding : float
         Rounding error of a gradient, in the norm of P⁻¹.
     uses : int
-        How often that was used.
+        How often it was used since it was measured.
     """
 
     length: float = 0.0
@@ -85,12 +90,12 @@ def third_derivatives(
     p: Float[Tensor, "n"],
     reach: Reach,
 ) -> tuple[Float[Tensor, "k k n"], float, Reach]:
-    """∇(uᵢᵀHuⱼ) over a reach across which HU changes by ε^¼ of itself, or further where rounding asks for it.
+    """T = ∇(uᵢᵀHuⱼ) by differences over a distance at which HU changes by ε^¼ of itself, or more if rounding is large.
 
-    There the errors of differences and of rounding, of machine precision ε, are both of the order of √ε, if the
-    gradient's rounding error is of the order of ε times its changes. Near a minimum it is larger: what adds up to a
-    small gradient is not small. So it is measured, over a distance that is so short that a difference of gradients less
-    the product HU is nothing but rounding. Third derivatives that can't be told from rounding are returned as zero.
+    At that distance the errors of differences and of rounding are both of order √ε, with machine precision ε, if the
+    gradient's rounding error is of order ε times its changes. It is larger near a minimum, where large terms add up to
+    a small gradient. The rounding error is therefore measured: a difference over a very short distance, less the
+    product HU, is rounding alone. A T that is smaller than its rounding error is returned as zero.
 
     Parameters
     ----------
@@ -105,7 +110,7 @@ def third_derivatives(
     p : Tensor (n,)
         Diagonal of P.
     reach : Reach
-        As of the last use.
+        Of the last use.
 
     Returns
     -------
@@ -126,40 +131,40 @@ def third_derivatives(
 
     known = max(size(HU.T), 1e-30)
     scale = max(size(p * w), size(p * f.w0), size(g)) or 1.0  # of the weights, or a step
-    most = MAX_REACH * scale
+    most = MAX_DISTANCE * scale
     length, rounding, uses = reach
-    if not rounding or uses >= MEASURED:  # so near by there is nothing else
-        tries = [c * torch.finfo(U.dtype).eps ** (2 / 3) * scale for c in (1, 1.7)]
+    if not rounding or uses >= MAX_USES:
+        tries = [c * torch.finfo(U.dtype).eps ** (2 / 3) * scale for c in PROBES]
         rounding = max(size(difference(f, w, c * U[:, 0]) - c * HU[:, 0]) for c in tries) / math.sqrt(2) or 1e-30
         uses = 0
     shortest = torch.finfo(U.dtype).eps ** 0.5 * scale
     length = min(max(length or size(g) / 2, shortest), most)
     off = math.inf
-    for _ in range(12):
+    for _ in range(MAX_TRIALS):
         last = off
         twin, T = central_differences(f, w, g, U, length)
         off = size((twin - HU).T) / known
         if not math.isfinite(off):  # beyond where the loss is defined
-            length *= 0.1
+            length /= MAX_FACTOR
             continue
-        noise = math.sqrt(6) * rounding / length**2
+        noise = math.sqrt(6) * rounding / length**2  # of ahead + behind - 2g
         lost = noise / max(size(T), 1e-30)
-        change = max(length * size(T) / known, math.sqrt(off) / 2)  # where T vanishes, what comes after it counts
-        beyond = off / max(MAX_OFF, 3 * rounding / (length * known))  # how far HU sees another Hessian
-        factor = min(max((2 * lost / NOISY) ** 0.5, 1.3), 10, beyond**-0.5 if beyond else 10)
+        change = max(length * size(T) / known, math.sqrt(off) / 2)  # where T vanishes, fourth derivatives do it
+        beyond = off / max(MAX_HESSIAN_ERROR, 3 * rounding / (length * known))  # above 1, HU is of another Hessian
+        factor = min(max((2 * lost / MAX_NOISE) ** 0.5, 1.3), MAX_FACTOR, beyond**-0.5 if beyond else MAX_FACTOR)
         if beyond > 1:
-            if off > max(KINK, 0.7 * last):  # over a jump of the gradient a shorter reach sees no less of it
+            if off > max(DISCONTINUITY, NO_DECREASE * last):
                 break
-            factor = min(max(beyond**-0.5 / 2, 0.1), 0.5)
-        elif lost > max(NOISY, min(change**2, 1 / NOISE)) and length < most and factor > 1.2:
+            factor = min(max(beyond**-0.5 / 2, 1 / MAX_FACTOR), 0.5)
+        elif lost > max(MAX_NOISE, min(change**2, 1 / MIN_SIGNAL)) and length < most and factor > 1.2:
             pass  # rounding is the largest error
-        elif share / 5 < change < 5 * share or (change < share and length == most) or lost > NOISY / 4:
+        elif share / WINDOW < change < WINDOW * share or (change < share and length == most) or lost > MAX_NOISE / 4:
             break
         else:
-            factor = min(max(share / max(change, 1e-30), (2 * lost / NOISY) ** 0.5, 0.1), 10)
+            factor = min(max(share / max(change, 1e-30), (2 * lost / MAX_NOISE) ** 0.5, 1 / MAX_FACTOR), MAX_FACTOR)
         length = min(length * factor, most)
     if not math.isfinite(off):
         raise DivergenceError("gradients are not finite within reach of the weights, however short")
-    if lost > 1 / NOISE:
+    if lost > 1 / MIN_SIGNAL:
         T = torch.zeros_like(T)
     return T, off, Reach(length, rounding, uses + 1)

@@ -1,6 +1,6 @@
-"""Small networks with smooth activations, whose third derivatives exist and are right (tests hold them to it).
+"""Small networks with smooth activations, whose third derivatives exist and are correct (tests check it).
 
-Nothing here depends on other examples in a batch, so a full-batch loss can be summed in parts.
+No layer mixes examples, so that a full-batch loss is a sum over batches.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A torch module whose parameters are, for the length of a computation, pieces of one flat vector."""
+"""A torch module whose parameters are pieces of one flat vector during a computation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ R = TypeVar("R")
 
 
 class Binding(nn.Module):
-    """A module whose trainable parameters are, for the length of a computation, pieces of a flat vector.
+    """A module whose trainable parameters are pieces of a flat vector during a computation.
 
-    Everything that reads a parameter during that computation sees the piece: the forward pass, a criterion that sums
+    All code that reads a parameter during that computation reads the piece: the forward pass, a criterion that sums
     over ``module.parameters()``, and code that runs again in a backward pass (activation checkpointing). Buffers are
-    copies from construction on, and every layer is in the mode, training or not, that it was in then. Nothing of the
-    module itself is changed.
+    copies made at construction, and every layer has the mode (training or not) that it had then. The module itself is
+    left unchanged.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Binding(nn.Module):
         self.w0 = torch.cat([p.detach().reshape(-1) for p in self.own])
         index = {id(p): i for i, p in enumerate(self.own)}
         copied: dict[int, Tensor] = {}
-        # A submodule that is reached by two paths comes once, a tensor of two submodules twice.
+        # A submodule reached by two paths comes once, a tensor of two submodules twice.
         self.pieces: dict[str, int] = {}
         self.copies: dict[str, Tensor] = {}
         others: dict[str, Tensor] = {}
@@ -70,16 +70,16 @@ class Binding(nn.Module):
         self.modes = [(layer, layer.training) for layer in module.modules()]
 
     def forward(self, compute: Callable[[], R]) -> R:
-        """What is computed while the tensors are exchanged."""
+        """The result of a computation, called by `torch.func.functional_call` with the tensors in place."""
         return compute()
 
     def within(self, w: Float[Tensor, "n"] | None, compute: Callable[[], R]) -> R:
-        """The result of a computation during which the parameters are the pieces of w.
+        """The result of a computation with the pieces of w as parameters.
 
         Parameters
         ----------
         w : Tensor (n,) or None
-            They require gradients, whether w does or not. None: the module's own parameters.
+            The pieces require gradients, whether w does or not. None: the module's own parameters.
         compute : callable
 
         Returns
@@ -99,7 +99,7 @@ class Binding(nn.Module):
                     layer.training = training
             return torch.func.functional_call(self, tensors, (compute,), tie_weights=False)
         finally:
-            for owner, before in attributes:  # such as lists of weights that recurrent layers keep
+            for owner, before in attributes:  # recurrent layers keep lists of weights
                 now = vars(owner)
                 if len(now) != len(before) or any(now.get(name) is not value for name, value in before.items()):
                     now.clear()
@@ -109,13 +109,9 @@ class Binding(nn.Module):
         """The parameter that the i-th entry of w belongs to."""
         return self.names[int(np.searchsorted(np.cumsum(self.sizes), i, side="right"))]
 
-    def nearby(self, w: Float[Tensor, "n"], share: float = 0.05, seed: int = 0) -> Float[Tensor, "n"]:
-        """`nearby` weights, each parameter being moved in proportion to its own size."""
-        return torch.where(self.idle, w, nearby(w, self.sizes, share, seed))
-
 
 def _check_memory(tensors: dict[str, Tensor], own: int) -> None:
-    """Complain if a parameter, one of the first so many tensors, lies in the same memory as another tensor."""
+    """Raise an error if a parameter (the first ``own`` tensors) shares memory with another tensor."""
     spans = sorted(
         (x.data_ptr(), x.data_ptr() + x.numel() * x.element_size(), i, name)
         for i, (name, x) in enumerate(tensors.items())
@@ -130,7 +126,7 @@ def _check_memory(tensors: dict[str, Tensor], own: int) -> None:
 
 
 def _check_layers(module: nn.Module) -> None:
-    """Complain about layers that make a loss random, or dependent on more than its arguments."""
+    """Raise an error for layers that make a loss random, or dependent on more than its arguments."""
     for name, layer in module.named_modules():
         where = f"layer {name!r} ({type(layer).__name__})"
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0:
@@ -161,29 +157,3 @@ def _check_types(parameters: dict[str, nn.Parameter]) -> None:
         raise TypeError(
             f"parameters are {kind}, in which second derivatives drown in rounding; use module.float() or .double()"
         )
-
-
-def nearby(w: Float[Tensor, "n"], sizes: list[int], share: float = 0.05, seed: int = 0) -> Float[Tensor, "n"]:
-    """Weights a little away from w, where no gradient vanishes only because a layer starts at zero.
-
-    Parameters
-    ----------
-    w : Tensor (n,)
-    sizes : list of int
-        Lengths of the pieces of w; each is moved in proportion to its own size.
-    share : float
-        How far.
-    seed : int
-        Of the random direction.
-
-    Returns
-    -------
-    Tensor (n,)
-    """
-    noise = torch.randn(
-        w.numel(), generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float64, device="cpu"
-    ).to(w)
-    overall = w.square().mean().sqrt()
-    scales = [piece.square().mean().sqrt() if piece.any() else overall for piece in w.split(sizes)]
-    scale = torch.cat([s.expand(size) for s, size in zip(scales, sizes, strict=True)])
-    return w + share * (scale if scale.any() else torch.ones_like(scale)) * noise

@@ -38,7 +38,7 @@ def bent() -> Objective:
     """The valley L = ½yx² - by in axes that turn faster and faster."""
 
     def loss(w):
-        c, s = torch.cos(6 * w[3]), torch.sin(6 * w[3])
+        c, s = torch.cos(3 * w[3]), torch.sin(3 * w[3])
         u, v = c * w[0] + s * w[1], c * w[1] - s * w[0]
         return (w[2] * u**2 + 3 * v**2) / 2 - 0.05 * w[2] - w[3].square()
 
@@ -84,7 +84,7 @@ PROBLEMS = {
         options={"eigs": 1, "eig_every": 20, "eig_tol": 1e-2},
     ),
     "beyond the edge": Problem(
-        mlp_objective, RMSProp(0.01, 0.95, bias_correction=True), 30, options={"eigs": 1, "eig_every": 20},
+        mlp_objective, RMSProp(0.01, 0.95, bias_correction=True), 60, options={"eigs": 1, "eig_every": 20},
     ),
     "turning": Problem(bent, GradientDescent(0.2), 40, options={"eigs": 1, "eig_every": 20}),
     "growing": Problem(growing, RMSProp(0.1, 0.9, bias_correction=True), 70, options={"eigs": 1, "eig_every": 20}),
@@ -113,6 +113,6 @@ def measure(problem: Problem, reference) -> dict[str, float]:
         "refreshes": f.refreshes,
         "loss": error("predicted_loss"),
         "nu": error("nu_sum") if float(reference["nu_sum"].max()) else 0.0,
-        "top": float(np.nanmax(top[5:], initial=0)),
+        "top": float(np.nanmax(top[20:], initial=0)),
         "last": float(top[np.isfinite(top)][-1]) if np.isfinite(top).any() else np.nan,
     }

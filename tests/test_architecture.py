@@ -15,7 +15,7 @@ PACKAGE = ROOT / "cflows"
 LAYERS = [
     {"errors", "registry", "_deprecation", "files", "records", "_states", "averaging"},
     {"quadratic", "optimizers", "eigen", "sdcp", "data", "models"},
-    {"objective", "modules", "checks"},
+    {"objective", "modules"},
     {"differences", "flows", "stationary"},
     {"processes"},
     {"_options", "_run", "simulation"},

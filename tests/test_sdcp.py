@@ -222,3 +222,15 @@ def test_each_constant_earns_its_place(name, value, newton, interior, iterations
     solve_all("singular")
     assert iterations["newton"] > newton
     assert iterations["interior"] > interior
+
+
+def test_directions_of_very_different_scales_that_are_mixed():
+    """Five decades of scales in a rotated basis: scaling fails there, and works in the basis of B."""
+    rng = np.random.default_rng(5)
+    for i in range(47):
+        k = 2 + i % 4
+        A, B = problem(rng, k, "plain")
+        D = 10 ** rng.uniform(-2.5, 2.5, k)
+        Q = np.linalg.qr(rng.standard_normal((k, k)))[0] * D
+    A, B = Q @ A @ Q.T, np.einsum("ai,bj,ck,dl,ijkl->abcd", Q, Q, Q, Q, B, optimize=True)
+    assert sdcp.solve((A + A.T) / 2, sdcp.symmetric(B)).converged

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .. import checks, modules
+from .. import modules
 from . import derivative_check, terms
 from .full_batch import batch_terms
 from .terms import Term, vjp
@@ -102,13 +102,13 @@ class Objective:
         return self._model[0] if self._model else None
 
     def nearby(self, w: Float[Tensor, "n"], share: float = 0.05, seed: int = 0) -> Float[Tensor, "n"]:
-        """Weights a little away from w, as of `modules.nearby`.
+        """Weights near w, at which no gradient vanishes merely because a layer starts at zero.
 
         Parameters
         ----------
         w : Tensor (n,)
         share : float
-            How far, relative to their size.
+            Distance, relative to the size of each parameter.
         seed : int
             Of the random direction.
 
@@ -116,9 +116,7 @@ class Objective:
         -------
         Tensor (n,)
         """
-        if self.binding:
-            return self.binding.nearby(w, share, seed)
-        return modules.nearby(w, [self.dim], share, seed)
+        return terms.nearby(self.binding, w, share, seed)
 
     def __call__(self, w: Float[Tensor, "n"]) -> Float[Tensor, ""]:
         """The loss at w, differentiable by PyTorch (of this process's terms alone, if they are split)."""
@@ -146,7 +144,7 @@ class Objective:
     def from_module(
         cls,
         module: nn.Module,
-        criterion: checks.Criterion,
+        criterion: Callable[[Tensor, Tensor], Tensor],
         inputs: Tensor,
         targets: Tensor,
         batch_size: int | None = None,

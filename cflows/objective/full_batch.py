@@ -8,14 +8,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .. import checks
 from ..modules import Binding
-from .terms import Term, gradient, require_dependence, value, within
+from . import module_check
+from .terms import Term, gradient, nearby, require_dependence, value, within
 
 
 def batch_terms(
     binding: Binding,
-    criterion: checks.Criterion,
+    criterion: module_check.Criterion,
     inputs: Tensor,
     targets: Tensor,
     batch_size: int | None,
@@ -23,7 +23,7 @@ def batch_terms(
     check: bool,
 ) -> list[Term]:
     """Terms that sum to criterion(module(inputs), targets), checked as `Objective.from_module` says."""
-    size = checks.check_data(criterion, inputs, targets, batch_size)
+    size = module_check.check_data(criterion, inputs, targets, batch_size)
     count, w0 = len(inputs), binding.w0
     if split and not dist.is_initialized():
         raise ValueError("split is set, but torch.distributed.init_process_group was not called in this process")
@@ -44,14 +44,14 @@ def batch_terms(
         return [(b.stop - b.start) / count for b in batches]
 
     def batch_factors(outputs: list[Tensor], batches: list[slice]) -> list[float]:
-        return checks.shares(lambda o, t: bound(near, lambda: criterion(o, t)), outputs, targets, batches)
+        return module_check.shares(lambda o, t: bound(near, lambda: criterion(o, t)), outputs, targets, batches)
 
     def gradient_near() -> Tensor:
         return gradient(trial, near)[1]
 
     some = (binding, criterion, inputs[:size], targets[:size], bound)
-    loss = checks.check_outputs(*some, whole=size == count) if check else 0.0
-    near, factors = binding.nearby(w0), [1.0]
+    loss = module_check.check_outputs(*some, whole=size == count) if check else 0.0
+    near, factors = nearby(binding, w0), [1.0]
     trial_size = size if size < count or not split else (count + 1) // 2  # split data are tried in batches always
     batches, smaller = batched(trial_size), batched(trial_size // 2 or 2)
     trial = terms(batches, even(batches))
@@ -60,23 +60,23 @@ def batch_terms(
         try:
             factors = batch_factors(outputs, batches)
         except ValueError:
-            checks.check_repeats(binding, near, gradient_near)  # the reason may be that the loss is random
+            module_check.check_repeats(binding, near, gradient_near)  # the reason may be that the loss is random
             raise
         trial = terms(batches, factors)
     if check:
         times = 3 if trial_size == count else 2  # smaller batches repeat it once more
-        g = checks.check_repeats(binding, near, gradient_near, times)
+        g = module_check.check_repeats(binding, near, gradient_near, times)
         if not g.isfinite().all():
             near = w0
-            g = checks.check_repeats(binding, near, gradient_near, times)
+            g = module_check.check_repeats(binding, near, gradient_near, times)
         require_dependence(trial, near, g)
-        checks.check_plain(*some, loss)
-        checks.check_slope(binding, lambda w: value(trial, w).detach(), near, g)
+        module_check.check_plain(*some, loss)
+        module_check.check_slope(binding, lambda w: value(trial, w).detach(), near, g)
     if check and trial_size < count:
         rows = sum(map(len, outputs)) // count
         pieces = list(torch.cat(outputs).split([(b.stop - b.start) * rows for b in smaller]))
         twin = terms(smaller, batch_factors(pieces, smaller))
-        checks.check_batches(type(module).__name__, g, lambda: gradient(twin, near)[1], trial_size // 2 or 2)
+        module_check.check_batches(type(module).__name__, g, lambda: gradient(twin, near)[1], trial_size // 2 or 2)
     if split:
         total, first = torch.tensor(count, device=w0.device), w0.clone()
         dist.all_reduce(total)

@@ -81,6 +81,19 @@ def products(grad: Float[Tensor, "n"], w: Float[Tensor, "n"], V: Float[Tensor, "
     return torch.stack([vjp(grad, w, v) for v in V.unbind(1)], dim=1) if V.shape[1] else torch.zeros_like(V)
 
 
+def nearby(binding: Binding | None, w: Float[Tensor, "n"], share: float = 0.05, seed: int = 0) -> Float[Tensor, "n"]:
+    """Weights near w; each parameter moves by a share of its own size, or of the size of all if it is zero."""
+    noise = torch.randn(
+        w.numel(), generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float64, device="cpu"
+    ).to(w)
+    sizes = binding.sizes if binding else [w.numel()]
+    overall = w.square().mean().sqrt()
+    scales = [piece.square().mean().sqrt() if piece.any() else overall for piece in w.split(sizes)]
+    scale = torch.cat([s.expand(size) for s, size in zip(scales, sizes, strict=True)])
+    moved = w + share * (scale if scale.any() else torch.ones_like(scale)) * noise
+    return torch.where(binding.idle, w, moved) if binding else moved
+
+
 def describe(value: Any) -> str:
     """What a value is, for error messages."""
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -118,12 +118,11 @@ def solve(
         tol = 1e-7 if not callable(hessian) else 1e-4 if g.dtype == torch.float32 else 1e-6
     if callable(hessian):
         V0 = None if start is None else torch.as_tensor(start, dtype=torch.float64, device=g.device)
-        if V0 is not None and V0.ndim == 2 and not V0.shape[1]:
-            V0 = None
-        if V0 is not None and not V0.isfinite().all():
-            raise ValueError("start holds values that are not finite")
         if V0 is not None and (V0.ndim != 2 or len(V0) != len(g)):
             raise ValueError(f"start has shape {tuple(V0.shape)}; with {len(g)} weights it must be ({len(g)}, r)")
+        if V0 is not None and not V0.isfinite().all():
+            raise ValueError("start holds values that are not finite")
+        V0 = V0 if V0 is not None and V0.numel() else None
         H = Hessian(hessian, g, tol, max(200, REMEMBERED // len(g)) if remember is None else remember)
         found = solve_low_rank(H, b.double(), V0, tol, max_rank or 10 + math.ceil(math.sqrt(2 * len(g))), max_products)
     else:

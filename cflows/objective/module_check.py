@@ -1,4 +1,4 @@
-"""What is tried of a module, its criterion and its data before they are taken for a loss."""
+"""Checks of a module, its criterion and its data before they become a loss; the errors are those of `from_module`."""
 
 from __future__ import annotations
 
@@ -14,28 +14,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .modules import Binding
+from ..modules import Binding
+from .terms import describe, nearby
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
+# In units of machine precision: differences of sums in another order (relative to the sum, or the norm of a gradient).
+ROUNDINGS = 1e3
+ROUNDINGS_OF_VALUES = 100  # likewise, relative to the sum of absolute values
+# Steps for the slope of the loss, relative to the weights: two, since the slope must not depend on them.
+STEPS = {torch.float32: (1e-2, 2e-3), torch.float64: (1e-4, 2e-5)}
+MAX_SLOPE_ERROR = 0.05  # relative to a typical slope: that of ‖g‖ along a random direction
+MAX_SCATTER = 0.2  # of two slopes, relative to their distance from the gradient: beyond, the loss is not smooth
+
 
 def check_data(criterion: Any, inputs: Any, targets: Any, batch_size: Any) -> int:
-    """Complain about arguments that no module could be trained on.
-
-    Parameters
-    ----------
-    criterion, inputs, targets, batch_size
-        As given to `Objective.from_module`.
-
-    Returns
-    -------
-    int
-        Examples in a batch.
-
-    Raises
-    ------
-    TypeError, ValueError
-    """
+    """Examples in a batch; an error for arguments that no module can be trained on."""
     if not callable(criterion):
         raise TypeError(f"criterion is {criterion!r}; it must be a function of outputs and targets")
     for name, value in (("inputs", inputs), ("targets", targets)):
@@ -65,27 +59,9 @@ def check_data(criterion: Any, inputs: Any, targets: Any, batch_size: Any) -> in
 def check_outputs(
     binding: Binding, criterion: Criterion, inputs: Tensor, targets: Tensor, within: Callable, whole: bool
 ) -> float:
-    """Complain if the outputs for some examples do not fit their targets, or the loss is made of other tensors.
+    """The loss; an error if outputs do not fit targets, or the loss reads tensors other than the bound parameters.
 
-    Parameters
-    ----------
-    binding : Binding
-    criterion : callable
-        (outputs, targets) -> scalar.
-    inputs, targets : Tensor (N, ...)
-    within : callable
-        (w, compute) -> result, as `Binding.within`.
-    whole : bool
-        Whether these are all examples: some may have no loss, for want of labels.
-
-    Returns
-    -------
-    float
-        The loss.
-
-    Raises
-    ------
-    TypeError, ValueError
+    ``whole`` says whether the examples are all: a batch may have no labels, and a loss that is not finite.
     """
     module, name = binding.module, type(binding.module).__name__
     if inputs.is_floating_point() and inputs.dtype != binding.w0.dtype:
@@ -119,8 +95,9 @@ def check_outputs(
         except UserWarning as warning:
             raise ValueError(f"outputs and targets do not match: {warning}") from warning
     if not isinstance(value, Tensor) or value.ndim != 0:
-        what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise ValueError(f"the criterion returned {what}; it must return a scalar: the mean or sum over examples")
+        raise ValueError(
+            f"the criterion returned {describe(value)}; it must return a scalar: the mean or sum over examples"
+        )
     for what, there, here in zip(("inputs", "targets"), kept, (inputs, targets), strict=True):
         if not torch.equal(there.nan_to_num(), here.nan_to_num()):
             raise ValueError(f"{name} or its criterion changes its {what} in place; let it work on a copy (clone)")
@@ -146,22 +123,10 @@ def check_outputs(
 def check_plain(
     binding: Binding, criterion: Criterion, inputs: Tensor, targets: Tensor, within: Callable, ours: float
 ) -> None:
-    """Complain if the loss is another once the parameters are pieces of one vector.
-
-    Parameters
-    ----------
-    binding, criterion, inputs, targets, within
-        As of `check_outputs`.
-    ours : float
-        What that returned.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Raise an error if the loss differs from ``ours`` when the parameters are not pieces of one vector."""
     name = type(binding.module).__name__
     own = float(within(None, lambda: criterion(binding.module(inputs), targets)).detach())
-    if abs(own - ours) > 1e3 * torch.finfo(binding.w0.dtype).eps * abs(own):
+    if abs(own - ours) > ROUNDINGS * torch.finfo(binding.w0.dtype).eps * abs(own):
         raise ValueError(
             f"the loss of {name} is {own:.6g}, and {ours:.6g} once its parameters are the pieces of one vector: "
             "something looks at what they are (isinstance of Parameter), or keeps values of them; read "
@@ -170,7 +135,7 @@ def check_plain(
 
 
 def _check_broadcast(out: Tensor, targets: Tensor, value: float, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Complain if a criterion gives something else for outputs and targets of one shape, whichever that is."""
+    """Raise an error if the criterion gives another value for outputs and targets of equal shapes."""
     tried = []
     for o, t in ((out, targets.reshape(out.shape)), (out.reshape(targets.shape), targets)):
         try:
@@ -187,27 +152,7 @@ def _check_broadcast(out: Tensor, targets: Tensor, value: float, loss: Callable[
 def check_repeats(
     binding: Binding, w: Float[Tensor, "n"], gradient: Callable[[], Float[Tensor, "n"]], times: int = 3
 ) -> Float[Tensor, "n"]:
-    """Complain if a gradient is another each time that it is computed, draws random numbers, or changes tensors.
-
-    Parameters
-    ----------
-    binding : Binding
-    w : Tensor (n,)
-        Where it is computed.
-    gradient : callable
-        Computes it over all data.
-    times : int
-        How often.
-
-    Returns
-    -------
-    Tensor (n,)
-        The gradient.
-
-    Raises
-    ------
-    ValueError
-    """
+    """The gradient at w; an error if it varies from call to call, draws random numbers, or changes tensors."""
     name = type(binding.module).__name__
     before, start = {key: buffer.clone() for key, buffer in binding.copies.items()}, w.clone()
     first = gradient()
@@ -238,8 +183,8 @@ def check_repeats(
 
 
 def _far(a: Tensor, b: Tensor) -> bool:
-    """Whether two gradients differ by more than rounding in sums of another order."""
-    return bool((a - b).norm() > 1e3 * torch.finfo(a.dtype).eps * a.norm())
+    """Whether two gradients differ by more than rounding."""
+    return bool((a - b).norm() > ROUNDINGS * torch.finfo(a.dtype).eps * a.norm())
 
 
 def _random_states(device: torch.device) -> list[Any]:
@@ -253,27 +198,17 @@ def _random_states(device: torch.device) -> list[Any]:
 def check_slope(
     binding: Binding, loss: Callable[[Float[Tensor, "n"]], Tensor], w: Float[Tensor, "n"], g: Float[Tensor, "n"]
 ) -> None:
-    """Warn if the gradient is not the slope of the loss along some direction.
-
-    Parameters
-    ----------
-    binding : Binding
-    loss : callable
-        Its value at any weights.
-    w : Tensor (n,)
-    g : Tensor (n,)
-        Gradient at w.
-    """
-    v = binding.nearby(w, 1.0, 3) - w
+    """Warn if the gradient g at w is not the slope of the loss along a random direction."""
+    v = nearby(binding, w, 1.0, 3) - w
     expected, typical = float(g @ v), float(g.norm() * v.norm()) / len(v) ** 0.5
     slopes = []
-    for share in (1e-2, 2e-3) if w.dtype == torch.float32 else (1e-4, 2e-5):
+    for share in STEPS[w.dtype]:
         ahead, behind = (float(loss(w + s * share * v)) for s in (1, -1))
         slopes.append((ahead - behind) / (2 * share))
-        rounding = 100 * torch.finfo(w.dtype).eps * (abs(ahead) + abs(behind)) / share
-        if not abs(slopes[-1] - expected) > 0.05 * typical + rounding:
+        rounding = ROUNDINGS_OF_VALUES * torch.finfo(w.dtype).eps * (abs(ahead) + abs(behind)) / share
+        if not abs(slopes[-1] - expected) > MAX_SLOPE_ERROR * typical + rounding:
             return
-    if abs(slopes[0] - slopes[1]) < 0.2 * abs(slopes[0] - expected):
+    if abs(slopes[0] - slopes[1]) < MAX_SCATTER * abs(slopes[0] - expected):
         warnings.warn(
             f"the gradient of {type(binding.module).__name__} is not that of its loss: along a random direction the "
             f"loss changes at a rate of {slopes[0]:.3g}, the gradient says {expected:.3g}; is there a detach() in it, "
@@ -287,28 +222,9 @@ def shares(
 ) -> list[float]:
     """Factors a with criterion(all) = Σ a · criterion(batch): 1 for sums, shares of examples or of weights for means.
 
-    They follow from derivatives with respect to the outputs: those of the criterion of a batch are to those of the
-    whole as 1 to a. That, and the values, are tried for several outputs.
-
-    Parameters
-    ----------
-    loss : callable
-        The criterion: (outputs, targets) -> scalar.
-    out : sequence of Tensor
-        Outputs of each batch.
-    targets : Tensor (N, ...)
-    batches : sequence of slice
-        Examples of each batch.
-
-    Returns
-    -------
-    list of float
-        A factor for each batch.
-
-    Raises
-    ------
-    ValueError
-        If the criterion mixes examples.
+    They follow from derivatives of the criterion with respect to outputs: those of all examples are a times those of a
+    batch. The factors, and the values, are then checked on several outputs. ``out`` are the outputs of each batch. A
+    criterion that mixes examples is an error.
     """
 
     def value_and_slope(outs: Sequence[Tensor], target: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -354,7 +270,10 @@ def shares(
             float((slope - a * part[1][0]).abs().max()) if a else float(slope.abs().max())
             for slope, a, part in zip(slopes, factors, parts, strict=True)
         )
-        if abs(sum(values) - float(value)) > 100 * eps * sum(map(abs, values)) or off > 3e3 * eps * largest:
+        if (
+            abs(sum(values) - float(value)) > ROUNDINGS_OF_VALUES * eps * sum(map(abs, values))
+            or off > 3 * ROUNDINGS * eps * largest
+        ):
             raise ValueError(
                 f"the criterion gives {float(value):.8g} on all examples and {sum(values):.8g} from its values on "
                 "batches: it mixes examples, so it can't be taken in batches; use a mean or a sum over examples "
@@ -364,23 +283,7 @@ def shares(
 
 
 def check_batches(name: str, ours: Float[Tensor, "n"], other: Callable[[], Float[Tensor, "n"]], size: int) -> None:
-    """Complain if a gradient is another in batches of another size.
-
-    Parameters
-    ----------
-    name : str
-        What the module is called.
-    ours : Tensor (n,)
-        The gradient.
-    other : callable
-        Computes it in batches of another size.
-    size : int
-        That size.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Raise an error if the gradient ``ours`` changes in batches of another size; ``other`` computes that."""
     try:
         theirs = other()
         off = f"the gradient changes by {float((theirs - ours).norm() / ours.norm()):.1g} of itself"
