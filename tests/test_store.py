@@ -14,7 +14,6 @@ from test_tasks import Valley
 from cflows import RMSProp, experiments, files, store
 from cflows.__main__ import main
 from cflows.experiments import Experiment
-from cflows.tasks import TASKS
 
 SMALL = Experiment(
     "mine", Valley(), RMSProp(0.02, 0.9, bias_correction=True), steps=60, processes=("discrete", "midpoint", "central"),
@@ -29,7 +28,6 @@ def files_of_a_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CFLOWS_CACHE", str(folder))
         patch.setenv("CFLOWS_STORED", "")
-        patch.setitem(TASKS, "valley", Valley)
         experiments.solve_convex_programs(SMALL)
         return SMALL.path, SMALL.convex_programs_path
 
@@ -41,7 +39,6 @@ def solved_beside(path):
 @pytest.fixture
 def run(files_of_a_run, tmp_path, monkeypatch):
     """A small run and its programs, in the repository alone."""
-    monkeypatch.setitem(TASKS, "valley", Valley)
     monkeypatch.setenv("CFLOWS_STORED", str(tmp_path / "runs"))
     for path in files_of_a_run:
         store.put(path, tmp_path / "runs")
