@@ -66,7 +66,7 @@ def runs(preset: experiments.Preset) -> list[experiments.Experiment]:
 def execute(notebook: Path, preset: str) -> None:
     """Run one text notebook; its executed form appears in the book only if no cell failed."""
     target = EXECUTED / f"{notebook.stem}.ipynb"
-    sources = [notebook, *sorted((ROOT / "cflows").glob("*.py"))]
+    sources = [notebook, *sorted((ROOT / "cflows").rglob("*.py"))]
     stamp = f"{preset} " + " ".join(str(s.stat().st_mtime_ns) for s in sources)
     stamp_file = ROOT / ".cache" / f"{notebook.stem}.stamp"
     if target.exists() and stamp_file.exists() and stamp_file.read_text() == stamp:

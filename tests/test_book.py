@@ -59,7 +59,7 @@ def test_the_address_of_the_repository_has_one_home():
         "notebooks/*.md",
         "book/*.md",
         "book/**/*.py",
-        "cflows/*.py",
+        "cflows/**/*.py",
         "tests/*.py",
         "*.yml",
         ".github/*/*.yml",

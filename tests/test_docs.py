@@ -21,7 +21,7 @@ MODULES = [m.name for m in pkgutil.iter_modules(cflows.__path__) if not m.name.s
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.md"))
 PAGES = [*NOTEBOOKS, *sorted((ROOT / "book").rglob("*.md"))]
 PAGES = [page for page in PAGES if not {"executed", "_build"} & set(page.parts)]
-SOURCES = [*PAGES, *sorted((ROOT / "cflows").glob("*.py"))]
+SOURCES = [*PAGES, *sorted((ROOT / "cflows").rglob("*.py"))]
 
 # Equations that no code has: an expansion, and what follows from others.
 NOT_IN_CODE = {"eq-cubic", "eq-scalar-nu"}
@@ -189,7 +189,7 @@ def test_every_source_is_cited_and_every_citation_has_one():
             cited |= set(re.split(r",\s*", keys))
     assert cited == entries
     named = re.compile(r"\b[A-Z][a-zü]+(?: et al\.| and [A-Z][a-zü]+)?,? \(?(?:19|20)\d\d\b")  # and not by a key
-    for source in sorted((ROOT / "cflows").glob("*.py")):
+    for source in sorted((ROOT / "cflows").rglob("*.py")):
         assert not named.search(source.read_text()), source
 
 
