@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .base import PROCESSES, Observation, Process, State
+from .base import CACHE, PROCESSES, Observation, Process, State
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class DiscreteState(State):
     m : Tensor (n,), optional
         What its momentum remembers.
     previous : Tensor (n,), optional
-        Weights before the last step.
+        Weights before the last step, which only midpoints need.
     """
 
     m: Float[Tensor, "n"] | None = None
-    previous: Float[Tensor, "n"] | None = None
+    previous: Float[Tensor, "n"] | None = field(default=None, metadata=CACHE)
 
 
 @dataclass(frozen=True)
@@ -84,4 +84,5 @@ class Midpoint(Process):
         return self.evaluate(replace(state, w=w, nu=middle.state.nu, t=middle.state.t), i, self.due(i))
 
     def step(self, seen: Observation) -> State:
-        return seen.state
+        w, nu = seen.state.w, seen.state.nu  # the optimizer gives the next ones
+        return replace(seen.state, w=torch.full_like(w, math.nan), nu=torch.zeros_like(nu))
