@@ -3,17 +3,14 @@ import random
 import numpy as np
 import pytest
 import torch
+from beartype._check.code import codemain
+from jaxtyping import config
+from torch import nn
 
 # Annotations are checked by beartype, which picks entries of lists at random: with numbers of its own, since objectives
 # watch those of `random`.
-own, shared = random.Random(0), random.getrandbits
-random.getrandbits = own.getrandbits
-from jaxtyping import config  # noqa: E402
-from torch import nn  # noqa: E402
-
+codemain.getrandbits = random.Random(0).getrandbits  # type: ignore[attr-defined]
 import cflows  # noqa: E402
-
-random.getrandbits = shared
 
 torch.set_num_threads(1)  # tests run side by side, and small problems gain nothing from more
 

@@ -64,7 +64,7 @@ def test_a_state_goes_through_a_file(at_the_edge, name, tmp_path):
     assert back.w.stride() == now[name].w.stride()
     lean = _states.unpack(walkers[name].state_type, _states.pack(now[name], caches=False), torch.device("cpu"))
     assert lean.guess is None
-    assert torch.equal(lean.w, now[name].w)
+    assert torch.equal(lean.w.nan_to_num(), now[name].w.nan_to_num())
 
 
 def test_fields_are_found_by_name():
