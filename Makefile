@@ -1,18 +1,26 @@
 # make book         build the book into book/_build/html; with FRESH=1, from nothing but the code
 # make test         run every test, and see how much of cflows they cover
+# make coverage     run every test, and say which lines none of them reaches
 # make notebooks    run what Colab opens in a fresh environment; with NEWEST=1, with the newest packages
 # make bench        measure: benchmarks/results/*.json, which the book shows (some hours; BENCH="sdcp flow" for some of it)
 PYTHON ?= python3
 PRESET ?= laptop
 BENCH ?= stationary network scale sdcp growth flow
 BIN := .venv/bin
+# tests that run once more with annotations checked at every call, which takes twice the time
+SHAPES := '--jaxtyping-packages=cflows,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))' \
+  $(addprefix tests/test_,eigen.py flows.py metrics.py optimizers.py quadratic.py sdcp.py seams.py states.py)
 
-.PHONY: book test notebooks bench lint format clean
+.PHONY: book test coverage notebooks bench lint format clean
 
 book: .venv/installed
 	$(BIN)/python book/build.py --preset $(PRESET) $(if $(FRESH),--fresh)
 
 test: lint
+	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto $(SHAPES)
+
+coverage: .venv/installed
 	$(BIN)/python -m pytest -n auto --cov=cflows
 
 notebooks: .venv/installed
