@@ -1,5 +1,5 @@
 # make book         build the book into book/_build/html; with FRESH=1, from nothing but the code
-# make test         run every test, and see how much of cflows they cover
+# make test         run every test
 # make coverage     run every test, and say which lines none of them reaches
 # make notebooks    run what Colab opens in a fresh environment; with NEWEST=1, with the newest packages
 # make bench        measure: benchmarks/results/*.json, which the book shows (some hours; BENCH="sdcp flow" for some of it)
