@@ -49,7 +49,7 @@ def central_differences(
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "k k n"]]:
     """HU and T = ∇(uᵢᵀHuⱼ) by central differences of gradients.
 
-    Costs k(k+1) gradients and no higher derivative. The error of differences is of order ``eps``² in both; that of
+    Costs k(k+1) gradients and no higher derivative. The error of differences is of order eps² in both; that of
     rounding grows as eps⁻¹ in HU and eps⁻² in T.
 
     Parameters

@@ -88,7 +88,7 @@ class Experiment(Options):
 
     @property
     def path(self) -> Path:
-        """File in the cache; its name has a digest of what is not a default, the data and `cflows.ALGORITHM`."""
+        """File in the cache; its name has a digest of what is not a default, the data and ``cflows.ALGORITHM``."""
         content = {"data": self.task.digest(), "algorithm": ALGORITHM, **_written(self, changed_only=True)}
         digest = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return store.cache() / f"{self.name}-{digest[:12]}.nc"
@@ -270,7 +270,7 @@ def run(name: str, preset: Preset = "laptop", device: str | torch.device = "auto
 
     Runs that come with the repository are found in it (`store.repository`), or fetched from the address in the
     environment variable ``CFLOWS_URL``. A run is one NetCDF file, named by the digest of what in its definition differs
-    from defaults, of its data and of `cflows.ALGORITHM`. An interrupted run leaves a checkpoint beside the place of its
+    from defaults, of its data and of ``cflows.ALGORITHM``. An interrupted run leaves a checkpoint beside the place of its
     file, and goes on from there when it is asked for again.
 
     Parameters

@@ -70,7 +70,7 @@ class Binding(nn.Module):
         self.modes = [(layer, layer.training) for layer in module.modules()]
 
     def forward(self, compute: Callable[[], R]) -> R:
-        """The result of a computation, called by `torch.func.functional_call` with the tensors in place."""
+        """The result of a computation, called by ``torch.func.functional_call`` with the tensors in place."""
         return compute()
 
     def within(self, w: Float[Tensor, "n"] | None, compute: Callable[[], R]) -> R:

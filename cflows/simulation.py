@@ -66,7 +66,7 @@ def simulate(
         reaches 8, since it is stiff by then. "central": the central flow. "ablated": the central flow without its
         curvature penalty. "stationary": the stationary flow of RMSProp, from step ``branch_step`` on; eps is
         neglected in it, and its ν is ν̄. "ablated_stationary": without its curvature penalty. Others can be registered
-        in `processes.PROCESSES`.
+        in ``processes.PROCESSES``.
     burn_in : int
         Plain optimizer steps taken before the processes part ways.
     eigs : int
@@ -90,7 +90,7 @@ def simulate(
         Functions of the weights to record at every step, such as a network's outputs for a few images:
         ``lambda w: f.outputs(w, images).flatten()``. Smooth, if the central flow is among the processes.
     records : sequence of Record or str
-        Further quantities to record, those in `records.RECORDS` by their names.
+        Further quantities to record, those in ``records.RECORDS`` by their names.
     branch_step : int
         Step at which the stationary flows leave the central flow, which must be among the processes (0: they start as
         the others do). They ask for a ν that has all but converged.

@@ -25,7 +25,7 @@ from .records import RECORDS
 
 #: Significant decimal digits that the repository keeps of records, and of values for each weight.
 DIGITS, DIGITS_PER_WEIGHT = 4, 3
-STATE_DIGITS, EXACT = 3.6, math.inf  # of ν in states that replays start from (12 bits), and of weights
+STATE_DIGITS, EXACT = 3.6, math.inf  # of ν in states that replays start from (12 bits), weights and eigenvalues
 TOLERANCE, LEAST = 3.0, 1e-3  # of what declares none, in units of a run's accuracy; and of rounding
 COSTS = dict.fromkeys(("gap", "products", "rank", "seconds"))  # of convex programs: not compared
 
@@ -256,7 +256,8 @@ def reduce(run: xr.DataTree) -> xr.DataTree:
             if node.path.startswith("/state"):
                 digits[name] = STATE_DIGITS if str(name).rpartition(".")[2] == "nu" else EXACT
             else:
-                digits[name] = EXACT if name == "weights" else DIGITS_PER_WEIGHT if "weight" in x.dims else DIGITS
+                rounded = DIGITS_PER_WEIGHT if "weight" in x.dims else DIGITS
+                digits[name] = EXACT if name in ("weights", "eigenvalues") else rounded
         if node.path.startswith("/snapshots/"):
             data = data[["weights", "nu", "factor"] if "factor" in data else ["nu"]]
             last = data["step"] == data["step"][-1]

@@ -2,18 +2,21 @@
 
 from .base import PROCESSES, Observation, Process, Settings, State
 
-from .discrete import Discrete, Midpoint  # isort: skip  (processes act in the order in which they are registered)
-from .flow import Flow, Stable  # isort: skip
-from .central import Ablated, Central  # isort: skip
-from .stationary import AblatedStationary, Stationary
+from .discrete import Discrete, DiscreteState, Midpoint  # isort: skip  (processes act in the order in which they are registered)
+from .flow import Flow, FlowState, Stable  # isort: skip
+from .central import Ablated, Central, CentralState  # isort: skip
+from .stationary import AblatedStationary, Stationary, StationaryState
 
 __all__ = [
     "PROCESSES",
     "Ablated",
     "AblatedStationary",
     "Central",
+    "CentralState",
     "Discrete",
+    "DiscreteState",
     "Flow",
+    "FlowState",
     "Midpoint",
     "Observation",
     "Process",
@@ -21,4 +24,5 @@ __all__ = [
     "Stable",
     "State",
     "Stationary",
+    "StationaryState",
 ]

@@ -151,7 +151,7 @@ class Flow(Process):
 
 @PROCESSES.register("stable")
 class Stable(Flow):
-    """The stable flow, until its effective sharpness reaches `MAX_STABLE_SHARPNESS`: equation :eq:`eq-stable-flow`.
+    """The stable flow, until its effective sharpness reaches ``MAX_STABLE_SHARPNESS``: equation :eq:`eq-stable-flow`.
 
     It takes as many steps a unit of time as its effective sharpness asks for.
     """
