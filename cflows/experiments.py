@@ -270,8 +270,8 @@ def run(name: str, preset: Preset = "laptop", device: str | torch.device = "auto
 
     Runs that come with the repository are found in it (`store.repository`), or fetched from the address in the
     environment variable ``CFLOWS_URL``. A run is one NetCDF file, named by the digest of what in its definition differs
-    from defaults, of its data and of ``cflows.ALGORITHM``. An interrupted run leaves a checkpoint beside the place of its
-    file, and goes on from there when it is asked for again.
+    from defaults, of its data and of ``cflows.ALGORITHM``. An interrupted run leaves a checkpoint beside the place of
+    its file, and goes on from there when it is asked for again.
 
     Parameters
     ----------
