@@ -11,8 +11,8 @@ the dual::
 
 η = ∞ drops the second term: P̂. A feasible P and a feasible Z certify each other, because the optimum is between their
 values. A dense H goes to an interior-point method (``interior_point``). The other method (``low_rank``) needs only
-products with H: Z = ½VVᵀ has low rank, the rows (vᵢ, √(1 - ‖vᵢ‖²)) are points on a sphere, and the dual is maximised over them
-(Burer and Monteiro :cite:yearpar:`burer2003`). Some solution has no more than √(2n) columns (Barvinok
+products with H: Z = ½VVᵀ has low rank, the rows (vᵢ, √(1 - ‖vᵢ‖²)) are points on a sphere, and the dual is maximised
+over them (Burer and Monteiro :cite:yearpar:`burer2003`). Some solution has no more than √(2n) columns (Barvinok
 :cite:yearpar:`barvinok1995`, Pataki :cite:yearpar:`pataki1998`).
 """
 
