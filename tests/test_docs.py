@@ -79,7 +79,7 @@ def lacking(name: str, x: object) -> list[str]:
     wanted = set(getattr(x, "_fields", ()))
     if dataclasses.is_dataclass(x):
         told |= {n for c, n in ModuleAnalyzer.for_module(x.__module__).find_attr_docs() if c == x.__name__}
-        wanted |= {f.name for f in dataclasses.fields(x)}
+        wanted |= {f.name for f in dataclasses.fields(x)} & vars(x).get("__annotations__", {}).keys()
     elif "__init__" in vars(x) and not issubclass(x, BaseException):
         wanted |= {n.lstrip("*") for n in inspect.signature(x).parameters} - {"options"}
     return [f"{name}: {n} is not described" for n in sorted(wanted - {n.lstrip("*") for n in told})]
