@@ -16,8 +16,9 @@ from cflows.__main__ import main
 from cflows.experiments import Experiment
 
 SMALL = Experiment(
-    "mine", Valley(), RMSProp(0.02, 0.9, bias_correction=True), steps=60, processes=("discrete", "midpoint", "central"),
-    eig_every=5, coords=2, snapshot_every=30, replay_steps=4, replay_from=(20, 50),
+    "mine", task=Valley(), optimizer=RMSProp(0.01, 0.95, bias_correction=True), burn_in=100, steps=60,
+    processes=("discrete", "midpoint", "central"),
+    eig_every=1, coords=2, snapshot_every=30, replay_steps=4, replay_from=(20, 50),
 )  # fmt: skip
 RUNS = sorted((Path(__file__).parents[1] / "runs").glob("*.nc"))
 
