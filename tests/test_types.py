@@ -21,7 +21,11 @@ WRONG = {
     "cflows.RMSProp(lr=[], beta2=0.9)": {"arg-type"},
     "cflows.Objectives": {"attr-defined"},
 }
-RIGHT = ["tree = cflows.simulate(f, opt, 3)", "p: torch.Tensor = opt.preconditioner(f.w0, 1.0)", "cflows.flows.velocity"]
+RIGHT = [
+    "tree = cflows.simulate(f, opt, 3)",
+    "p: torch.Tensor = opt.preconditioner(f.w0, 1.0)",
+    "cflows.flows.velocity",
+]
 
 
 @pytest.mark.slow

@@ -3,9 +3,10 @@
 from .base import PROCESSES, Observation, Process, Settings, State
 
 from .discrete import Discrete, DiscreteState, Midpoint  # isort: skip  (processes act in the order in which they are registered)
-from .flow import Flow, FlowState, Stable  # isort: skip
+from .flow import Flow, FlowState, Stable, Trend  # isort: skip
 from .central import Ablated, Central, CentralState  # isort: skip
-from .stationary import AblatedStationary, Stationary, StationaryState
+from .stationary import AblatedStationary, Solved, Stationary, StationaryState
+from .subspace import Subspace
 
 __all__ = [
     "PROCESSES",
@@ -21,8 +22,11 @@ __all__ = [
     "Observation",
     "Process",
     "Settings",
+    "Solved",
     "Stable",
     "State",
     "Stationary",
     "StationaryState",
+    "Subspace",
+    "Trend",
 ]

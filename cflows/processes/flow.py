@@ -29,7 +29,17 @@ NO_REACH = Reach()
 
 @dataclass(frozen=True)
 class Trend:
-    """The top eigenvalue when it was last computed, and its slope since the time before."""
+    """The top eigenvalue when it was last computed, and its slope since the time before.
+
+    Attributes
+    ----------
+    t : float
+        When it was computed.
+    top : float
+        The eigenvalue.
+    slope : float
+        Change in a unit of time; infinite if there was none before.
+    """
 
     t: float
     top: float
