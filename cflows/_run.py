@@ -105,7 +105,7 @@ class Run:
         following, last = {}, i + 1 == o.steps
         for name, process in self.processes.items():
             with named(f"{name} after step {i}"):
-                following[name] = seen[name].state if last else process.step(seen[name])
+                following[name] = seen[name].state if last else _states.settle(process.step(seen[name]))
         # all went well: from here on nothing can fail
         for name, row in rows.items():
             self.rows[name].append(row)
@@ -203,8 +203,8 @@ class Run:
         nodes |= {f"snapshots/{name}": _stack(taken) for name, taken in self.snapshots.items() if taken}
         steps = {"step": self.first + np.arange(self.done - self.first)}
         for name, meaning in DISTANCES.items():
-            names = self.rows[name][0] if self.rows[name] else ()
-            series = {pair: ("step", [row[pair] for row in self.rows[name]]) for pair in names}
+            pairs = dict.fromkeys(pair for row in self.rows[name] for pair in row)
+            series = {pair: ("step", [row.get(pair, math.nan) for row in self.rows[name]]) for pair in pairs}
             nodes[name] = xr.Dataset(series, coords=steps, attrs={"long_name": meaning})
         tree = xr.DataTree.from_dict(nodes | self.kept)
         tree.attrs = {"options": json.dumps(asdict(o)), "fingerprint": json.dumps(asdict(self.fingerprint))}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
@@ -38,7 +38,7 @@ def pack(state: Any, caches: bool = True) -> xr.Dataset:
         if isinstance(value, (Tensor, np.ndarray)):
             kind = "tensor" if isinstance(value, Tensor) else "array"
             array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
-            order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+            order = _order(array.strides)
             dims = [f"{prefix}:{axis}" for axis in order]
             arrays[prefix] = (dims, array.transpose(order), {"kind": kind, "order": json.dumps(order)})
         elif names := _fields(type(value)):
@@ -83,6 +83,29 @@ def unpack(cls: type, packed: xr.Dataset, device: torch.device) -> Any:
         return build("", cls)
     except TypeError as error:
         raise ValueError(f"the state is not one of {cls.__name__} ({error})") from error
+
+
+def settle(state: Any) -> Any:
+    """The same state, each of its arrays dense in memory, as `unpack` makes them.
+
+    Sums are rounded as the layout of an array has it. So a run goes on from a file as if it had not been interrupted.
+    """
+    if isinstance(state, Tensor):
+        order = _order(state.stride())
+        dense = state.permute(order).clone(memory_format=torch.contiguous_format).permute(tuple(np.argsort(order)))
+        return state if state.stride() == dense.stride() else dense
+    if isinstance(state, np.ndarray):
+        order = _order(state.strides)
+        return np.array(state.transpose(order), order="C").transpose(np.argsort(order))
+    changes = {name: settle(getattr(state, name)) for name in _fields(type(state))}
+    if not changes:
+        return state
+    return replace(state, **changes) if is_dataclass(state) else state._replace(**changes)
+
+
+def _order(strides: Sequence[int]) -> list[int]:
+    """Axes from the slowest to the fastest."""
+    return sorted(range(len(strides)), key=lambda axis: -strides[axis])
 
 
 def _fields(kind: type) -> Mapping[str, bool]:

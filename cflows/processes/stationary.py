@@ -152,7 +152,9 @@ class Stationary(Flow):
             penalty = penalty + lr**2 / 8 * size**2 * T[0, 0]
         state = seen.state
         row: dict[str, float] = {"gap": found.gap, "products": found.hvps}
-        if state.last:
+        if not state.last:  # nothing to extrapolate from
+            state = replace(state, interval=1.0)
+        else:
             p, expected = state.extrapolated(t)
             velocity = (g + penalty) / found.p
             off = (g + expected) / self.bounded(p, g, t) - velocity
