@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
@@ -98,9 +98,7 @@ def settle(state: Any) -> Any:
         order = _order(state.strides)
         return np.array(state.transpose(order), order="C").transpose(np.argsort(order))
     changes = {name: settle(getattr(state, name)) for name in _fields(type(state))}
-    if not changes:
-        return state
-    return replace(state, **changes) if is_dataclass(state) else state._replace(**changes)
+    return type(state)(**changes) if changes else state
 
 
 def _order(strides: Sequence[int]) -> list[int]:

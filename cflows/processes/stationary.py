@@ -166,8 +166,18 @@ class Stationary(Flow):
 
     def step(self, seen: Observation) -> StationaryState:
         state, g = seen.state, seen.g
-        if g is None:  # it has not begun, or ended
+        last = state.last
+        if g is None or last is None:  # it has not begun, or ended
             return state
+        if state.before is None:  # a first step is tried, to see how the solution changes
+            ahead = self.solved(self.advanced(state, g))[0].last
+            assert ahead is not None
+            before = Solved(last.t - 1, last.p.square() / ahead.p, 2 * last.penalty - ahead.penalty)
+            state = replace(state, before=before)
+        return self.advanced(state, g)
+
+    def advanced(self, state: StationaryState, g: Float[Tensor, "n"]) -> StationaryState:
+        """One unit of time later, with the solution extrapolated."""
         start, t, dt = state.w, state.t, 1.0
         total, slope = torch.zeros_like(start), torch.zeros_like(start)
         for c, share in STAGES:
