@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from conftest import hessian, mlp_objective
 from programs import TIGHT, problem, value
 
 from cflows import ConvergenceError, DivergenceError, stationary
+from cflows.stationary import low_rank
 
 
 def feasible(p, H):
@@ -255,3 +257,24 @@ def test_unconstrained_against_cvxpy():
         np.testing.assert_allclose(stationary.unconstrained(H), P.value, atol=1e-6 * abs(H).max())
     np.testing.assert_allclose(stationary.unconstrained(A @ A.T), A @ A.T / 2, rtol=1e-10, atol=1e-12)
     assert isinstance(stationary.unconstrained(torch.eye(2)), torch.Tensor)
+
+
+def test_an_eigenvalue_that_was_missed_at_first_does_not_end_the_search(monkeypatch):
+    """An early certificate is then far too good, and none of the next can do better for a while."""
+    rng, n, calls = np.random.default_rng(0), 300, 0
+    R = rng.standard_normal((n, 30)) * np.geomspace(3, 2, 30)
+    H, pairs = torch.from_numpy(R @ R.T), low_rank.top_eigenpairs
+
+    def seeing_little(product, p, k, guess, tol, **options):
+        nonlocal calls
+        calls += 1
+        found = pairs(product, p, k, guess, tol, **options)
+        if calls > 1:
+            return found
+        return replace(found, values=found.values.clamp(max=2), residuals=0 * found.residuals)
+
+    monkeypatch.setattr(low_rank, "top_eigenpairs", seeing_little)
+    start = torch.from_numpy(np.sign(R[:, :1])) * 0.99
+    solution = stationary.solve(lambda V: H @ V, rng.standard_normal(n), math.inf, start=start, throw=False)
+    assert calls > 5
+    assert solution.converged, solution.message

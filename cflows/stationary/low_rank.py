@@ -24,6 +24,7 @@ ROUNDINGS = 100  # rounding error of residuals, in units of machine precision
 MIN_P = 1e-6  # relative to the mean: keeps P positive where g and HV vanish; any small value does
 MIN_NEW_SHARE = 0.5  # of an eigenvector outside the span of V, for it to become a column; 0.9 starves V, 0 floods it
 MAX_STALLED = 5  # rounds without a smaller gap: 1 ends too early, 12 cost rounds and find nothing
+MAX_GAP_GROWTH = 2.0  # where a new direction is found: beyond it earlier gaps had missed the direction
 MAX_ROUNDS = 100  # some 10 suffice
 CYCLE = 20  # iterations between two looks at the gain: 4 end ascents too early, 100 too late
 HISTORY = 5  # of L-BFGS: 1 costs a twentieth more products, 20 save none
@@ -129,15 +130,17 @@ def solve_low_rank(
             bound, hidden = largest_unseen(H.product, p, pairs.U, 2 + 2 * tol * ERROR_SHARE, generator)
             point = certify_scaled(p, V, HV, b, tol, pairs, bound)
             point = replace(point, converged=point.converged and hidden is None)
-            best = best if point.converged else None  # earlier gaps were too small: an eigenvalue had been hidden
+            best = best if point.converged else None  # earlier gaps were too small: they missed an eigenvalue
         spare, gap, rounds = pairs.spare, point.gap, rounds + 1
-        stalled = 0 if best is None or abs(gap) < abs(best.gap) else stalled + 1
-        best = point if best is None or point.converged or abs(gap) < abs(best.gap) else best
         top = float(pairs.values[0])
         basis = torch.linalg.qr(p.sqrt()[:, None] * V).Q
         U = pairs.U[:, pairs.values > 2]
         outside = 1 - (basis.T @ (p.sqrt()[:, None] * U)).square().sum(0)  # the share of each that V does not span
         U = U[:, outside > MIN_NEW_SHARE] if hidden is None else hidden
+        missed = best is not None and U.shape[1] > 0 and abs(gap) > MAX_GAP_GROWTH * abs(best.gap)
+        best = None if missed else best  # as above
+        stalled = int(missed) if best is None or abs(gap) < abs(best.gap) else stalled + 1
+        best = point if best is None or point.converged or abs(gap) < abs(best.gap) else best
         full = U.shape[1] > 0 and V.shape[1] >= max_rank
         if point.converged:
             message = ""

@@ -1,0 +1,62 @@
+"""What the flows spend on fixed problems, counted, at a stated error; and that each constant of theirs matters.
+
+Counts are evaluations of the loss with its gradient, and refreshes of the eigenvectors.
+"""
+
+import contextlib
+import importlib
+
+import pytest
+from cost import PROBLEMS, measure, values
+
+from cflows import DivergenceError
+
+#: Predicted losses at four steps and sums of ν at the same, as of `Problem.reference`.
+REFERENCES = {
+    "network": [0.484922, 0.388896, 0.334174, 0.259371, 0.625074, 0.254951, 0.0992973, 0.0412092],
+    "beyond the edge": [0.786919, 0.521241, 0.423598, 0.35627, 0.396368, 0.295871, 0.170979, 0.0920959],
+    "turning": [-0.540383, -0.736461, -3.18564, -13.8202, 0.0, 0.0, 0.0, 0.0],
+    "growing": [-5.1423, -10.2304, -15.5898, -20.6041, 7.74524, 8.85893, 9.42564, 11.4567],
+    "stable": [0.70148, 0.485044, 0.421992, 0.391447, 0.703131, 0.625416, 0.436476, 0.268259],
+}
+LIMITS = {  # evaluations, refreshes, relative error
+    "network": (345, 66, 2e-3),
+    "beyond the edge": (192, 28, 4.5e-3),
+    "turning": (180, 35, 1e-2),
+    "growing": (330, 15, 5e-3),
+    "stable": (150, 7, 2e-4),
+}
+MODULES = [f"cflows.{name}" for name in ("flows", "processes.base", "processes.flow", "processes.subspace",
+                                         "processes.central", "processes.stationary")]  # fmt: skip
+
+
+def excess(name):
+    """By how much each limit is exceeded."""
+    return [a - b for a, b in zip(measure(PROBLEMS[name], REFERENCES[name]).values(), LIMITS[name], strict=True)]
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_costs_at_a_stated_error(name):
+    assert max(excess(name)) <= 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_references(name):
+    problem = PROBLEMS[name]
+    assert values(problem, problem.reference()) == pytest.approx(REFERENCES[name], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("constant", "value", "name"),
+    [
+        ("MAX_HEUN_STEP", 0.3, "stable"),
+    ],
+)
+def test_each_constant_earns_its_place(constant, value, name, monkeypatch):
+    """With another value a limit is exceeded, or the flow ends."""
+    for module in map(importlib.import_module, MODULES):
+        if hasattr(module, constant):
+            monkeypatch.setattr(module, constant, value)
+    with contextlib.suppress(DivergenceError):
+        assert max(excess(name)) > 0
