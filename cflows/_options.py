@@ -6,7 +6,7 @@ import json
 import operator
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -22,6 +22,8 @@ from .processes import PROCESSES, Flow
 from .processes.base import Outputs
 from .processes.stationary import Stationary
 from .records import RECORDS, Record
+
+DIMENSIONS = ("eig", "coord", "output", "weight", "rank")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Options:
         least = {"eigs": 1, "substeps": 1}
         integers: dict[str, Any] = {name: _integer(value, name, least.get(name, 0)) for name, value in numbers.items()}
         names = _processes(processes, opt, integers["branch_step"], steps)
+        _check_records(records, names)
         return cls(
             steps=steps,
             processes=names,
@@ -96,18 +99,41 @@ class Fingerprint:
     loss: float
     start: str
     outputs: str | None
+    records: str
 
     @classmethod
-    def of(cls, f: Objective, opt: Optimizer, steps: int, outputs: Outputs | None) -> Fingerprint:
+    def of(
+        cls, f: Objective, opt: Optimizer, steps: int, outputs: Outputs | None, records: Sequence[Record] = ()
+    ) -> Fingerprint:
         loss, g = f.value_and_grad(f.w0)
-        start = sha256(torch.stack([f.w0, g]).cpu().numpy().tobytes()).hexdigest()
+        p = opt.preconditioner(opt.update(opt.init(f.w0), g), 1).expand_as(g)
+        start = sha256(torch.stack([f.w0, g, p, opt.momentum(None, g, 1)[1]]).cpu().numpy().tobytes()).hexdigest()
         told = None if outputs is None else digest(values(outputs, f.w0))
-        return cls(_signature(opt, steps), f.dim, str(f.w0.dtype), loss.item(), start, told)
+        further = json.dumps([asdict(record.variable) | {"processes": record.processes} for record in records])
+        return cls(_signature(opt, steps), f.dim, str(f.w0.dtype), loss.item(), start, told, further)
 
 
-def chosen(records: Sequence[Record | str]) -> list[Record]:
+def chosen(records: Sequence[Record | str] | str) -> list[Record]:
     """Records, those in the registry by their names."""
+    records = [records] if isinstance(records, str) else records
     return [RECORDS[record] if isinstance(record, str) else record for record in records]
+
+
+def _check_records(records: Sequence[Record], processes: Sequence[str]) -> None:
+    """Refuse records whose values would be lost, or would take the place of others."""
+    names = [record.variable.name for record in records]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two records are called {', '.join(twice)}; rename one")
+    for record in records:
+        variable, of = record.variable, record.processes or processes
+        if unknown := sorted(set(of) - set(PROCESSES)):
+            raise ValueError(f"the record {variable.name} is of {unknown}; processes are {', '.join(PROCESSES)}")
+        if not variable.name or "/" in variable.name or variable.name in {"step", variable.dim, *DIMENSIONS}:
+            raise ValueError(f"a record is called {variable.name!r}, as a dimension, or with a slash; rename it")
+        if variable.dim == "step":
+            raise ValueError(f'the record {variable.name} has the dimension "step", which all have; choose another')
+        if taken := [name for name in of if variable.name in {known.name for known in PROCESSES[name].variables}]:
+            raise ValueError(f"{', '.join(taken)} has a variable {variable.name} already; rename the record")
 
 
 def read(tree: xr.DataTree) -> tuple[Options, Fingerprint]:
@@ -132,7 +158,12 @@ def _signature(opt: Optimizer, steps: int) -> str:
     """What an optimizer is, a schedule by its values."""
     options = {k: v for k, v in vars(opt).items() if k != "lr"}
     lr = [opt.learning_rate(t) for t in range(1, steps + 1)] if callable(opt.lr) else opt.learning_rate(1)
-    return json.dumps({"name": type(opt).__name__, "lr": lr} | options, default=float)
+    kind = type(opt)
+    name = kind.__name__ if kind.__module__.startswith("cflows.") else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        return json.dumps({"name": name, "lr": lr, "threshold": opt.threshold} | options)
+    except TypeError as error:
+        raise TypeError(f"an option of {kind.__name__} is not a plain number or text ({error}); make it one") from error
 
 
 def _share(value: Any, name: str) -> float:

@@ -25,7 +25,7 @@ from .objective import Objective
 from .optimizers import Optimizer
 from .processes import PROCESSES, Observation, Process, Settings
 from .processes.base import Outputs
-from .records import Record
+from .records import Record, Variable
 
 ROUNDING = 100.0  # a gradient below so many times machine precision, relative to the root mean square, may be rounding
 DISTANCES = {
@@ -79,7 +79,8 @@ class Run:
                 state = optimizer.step(optimizer.observe(state, i, {}))
         for name, process in self.processes.items():
             with named(f"{name} at step 0"):
-                self.states[name] = process.start(state.w, state.nu, burn_in + 1, getattr(state, "m", None))
+                start = process.start(state.w, state.nu, burn_in + 1, getattr(state, "m", None))
+                self.states[name] = _states.settle(start, process.state_type)
 
     def step(self) -> None:
         """Record the next step of every process, and move on."""
@@ -99,13 +100,14 @@ class Run:
                         value = record.of(now)
                         if value is not None:
                             now.row[record.variable.name] = value
-                records.check(name, now.row, (*process.variables, *(record.variable for record in self.further)))
+                records.check(name, now.row, self.variables(name), {"coord": len(o.coords)})
         rows = {name: now.row for name, now in seen.items()} | self._distances(seen)
         taken = {name: self.processes[name].snapshot(seen[name]) for name in self.snapshots} if taking else {}
         following, last = {}, i + 1 == o.steps
         for name, process in self.processes.items():
             with named(f"{name} after step {i}"):
-                following[name] = seen[name].state if last else _states.settle(process.step(seen[name]))
+                following[name] = seen[name].state if last else process.step(seen[name])
+                following[name] = _states.settle(following[name], process.state_type)
         # all went well: from here on nothing can fail
         for name, row in rows.items():
             self.rows[name].append(row)
@@ -134,7 +136,6 @@ class Run:
             now = {f"now/{name}": _states.pack(state) for name, state in self.states.items()}
             tree = self.tree()
             tree.update(xr.DataTree.from_dict(now).children)
-            tree.attrs["rounding"] = json.dumps(self.rounding)
             files.save(self.path, tree, compress=False)
         except Exception as error:
             warnings.warn(
@@ -171,6 +172,7 @@ class Run:
         for name, process in self.processes.items():
             packed = tree[f"{where}/{name}"].to_dataset()
             self.states[name] = _states.unpack(process.state_type, packed, self.f.w0.device)
+        self.rounding = json.loads(tree.attrs["rounding"])
         if start is not None:
             self.first = self.done = start
             return
@@ -183,7 +185,6 @@ class Run:
                 self.snapshots[name][int(taken["step"][i])] = arrays
         self.kept = {n.path[1:]: n.to_dataset() for n in tree.subtree if n.path.startswith("/state/") and n.has_data}
         self.done, self.seconds = len(self.rows["distance"]), tree.attrs["seconds"]
-        self.rounding = json.loads(tree.attrs["rounding"])
 
     def tree(self) -> xr.DataTree:
         """What there is so far."""
@@ -192,9 +193,9 @@ class Run:
         widths = {"eig": o.eigs, "coord": len(o.coords)}
         widths["output"] = max([len(row.get("outputs", ())) for row in rows], default=0)
         nodes: dict[str, xr.Dataset] = {}
-        for name, process in self.processes.items():
-            more = [record.variable for record in self.further if not record.processes or name in record.processes]
-            nodes[name] = records.dataset(self.rows[name], [*process.variables, *more], self.first, widths)
+        for name in self.processes:
+            nodes[name] = records.dataset(self.rows[name], self.variables(name), self.first, widths)
+            nodes[name].attrs["threshold"] = self.opt.threshold
             if o.coords:
                 nodes[name] = nodes[name].assign_coords(coord=list(o.coords))
             state = self.states.get(name)
@@ -209,8 +210,13 @@ class Run:
         tree = xr.DataTree.from_dict(nodes | self.kept)
         tree.attrs = {"options": json.dumps(asdict(o)), "fingerprint": json.dumps(asdict(self.fingerprint))}
         tree.attrs |= {"seconds": self.seconds + time.monotonic() - self.clock, "algorithm": ALGORITHM}
-        tree.attrs |= {"cflows": __version__, "torch": str(torch.__version__)}
+        tree.attrs |= {"cflows": __version__, "torch": str(torch.__version__), "rounding": json.dumps(self.rounding)}
         return tree
+
+    def variables(self, name: str) -> list[Variable]:
+        """What is recorded of a process."""
+        further = [x.variable for x in self.further if not x.processes or name in x.processes]
+        return [*self.processes[name].variables, *further]
 
 
 def _tell(label: str, message: str, before: Any, after: Any) -> None:

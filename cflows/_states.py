@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from functools import cache
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def pack(state: Any, caches: bool = True) -> xr.Dataset:
             numbers[prefix] = value
 
     visit("", state)
-    return xr.Dataset(arrays, attrs={"numbers": json.dumps(numbers, default=float), "format": FORMAT})
+    return xr.Dataset(arrays, attrs={"numbers": json.dumps(numbers), "format": FORMAT})
 
 
 def unpack(cls: type, packed: xr.Dataset, device: torch.device) -> Any:
@@ -64,11 +65,13 @@ def unpack(cls: type, packed: xr.Dataset, device: torch.device) -> Any:
     if packed.attrs.get("format") != FORMAT:
         raise ValueError(f"the state has format {packed.attrs.get('format')}; this version reads format {FORMAT}")
     numbers = json.loads(packed.attrs["numbers"])
+    used = {""}
 
     def build(prefix: str, kind: type) -> Any:
-        hints, values = get_type_hints(kind), {}
-        for name in _fields(kind):
+        hints, values = _hints(kind), {}
+        for name, cached in _fields(kind).items():
             path = f"{prefix}.{name}" if prefix else name
+            used.add(path)
             if path in packed:
                 array, attrs = np.array(packed[path].values), packed[path].attrs
                 array = array.transpose(np.argsort(json.loads(attrs["order"])))  # rounding depends on the layout
@@ -77,19 +80,34 @@ def unpack(cls: type, packed: xr.Dataset, device: torch.device) -> Any:
                 nested = [t for t in (hints[name], *get_args(hints[name])) if isinstance(t, type) and _fields(t)]
                 there = numbers[path] is not None
                 values[name] = build(path, nested[0]) if nested and there else numbers[path]
+            elif not cached:
+                raise TypeError(f"{path} is missing")
         return kind(**values)
 
     try:
-        return build("", cls)
+        state = build("", cls)
+        if unused := {*map(str, packed.data_vars), *numbers} - used:
+            raise TypeError(f"it has no {', '.join(sorted(unused))}")
     except TypeError as error:
         raise ValueError(f"the state is not one of {cls.__name__} ({error})") from error
+    return state
 
 
-def settle(state: Any) -> Any:
+def settle(state: Any, kind: Any) -> Any:
     """The same state, each of its arrays dense in memory, as `unpack` makes them.
 
     Sums are rounded as the layout of an array has it. So a run goes on from a file as if it had not been interrupted.
+
+    Raises
+    ------
+    TypeError
+        If the state is not of the given type, or has a field that `unpack` could not make again.
     """
+    return _settled(state, kind, "the state")
+
+
+def _settled(state: Any, kind: Any, where: str) -> Any:
+    kinds = {get_origin(x) or x for x in (kind, *get_args(kind))}
     if isinstance(state, Tensor):
         order = _order(state.stride())
         dense = state.permute(order).clone(memory_format=torch.contiguous_format).permute(tuple(np.argsort(order)))
@@ -97,13 +115,30 @@ def settle(state: Any) -> Any:
     if isinstance(state, np.ndarray):
         order = _order(state.strides)
         return np.array(state.transpose(order), order="C").transpose(np.argsort(order))
-    changes = {name: settle(getattr(state, name)) for name in _fields(type(state))}
-    return type(state)(**changes) if changes else state
+    if _fields(type(state)):
+        if type(state) not in kinds:
+            raise TypeError(f"{where} is a {type(state).__name__}, and declared as {kind}; declare that very class")
+        hints = _hints(type(state))  # type: ignore[arg-type]
+        return type(state)(
+            **{name: _settled(getattr(state, name), hints[name], f"{where}.{name}") for name in _fields(type(state))}
+        )
+    state = state.item() if isinstance(state, np.generic) else state
+    if state is not None and type(state) not in (bool, int, float, str):
+        raise TypeError(
+            f"{where} is a {type(state).__name__}; states are made of tensors, arrays, bool, int, float, str, None "
+            "and dataclasses of these"
+        )
+    return state
 
 
 def _order(strides: Sequence[int]) -> list[int]:
     """Axes from the slowest to the fastest."""
     return sorted(range(len(strides)), key=lambda axis: -strides[axis])
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _fields(kind: type) -> Mapping[str, bool]:

@@ -31,7 +31,7 @@ from .optimizers import Optimizer
 
 MAX_DEVIATION = 10.0  # of the oscillation, in lengths of w: far beyond it no second-order expansion means anything
 MIN_RECOVERY_RATE = 0.1  # an eigenvalue above θ falls by this share of θ a unit of time: the optimizer needs about ten
-MIN_LINEAR_RATE = 0.1  # of modes: φ-functions lose digits below, and Heun's method does as well there
+MIN_EXPONENT = 1e-6  # λ dt, in the φ-functions, which lose digits below; negative ones are left to Heun's method
 
 
 class EndedError(DivergenceError):
@@ -338,9 +338,9 @@ def step(
 
     none = w.new_empty(w.numel(), 0)
     linear, U, dual = modes or (none[0], none, none)
-    z = -dt * linear.clamp(min=MIN_LINEAR_RATE)
+    z = -(dt * linear.double()).clamp(min=MIN_EXPONENT)
     phi1 = z.expm1() / z
-    phi2 = (phi1 - 1) / z
+    z, phi1, phi2 = (x.to(w.dtype) for x in (z, phi1, (phi1 - 1) / z))
 
     def along(factors: Float[Tensor, "m"], v: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
         return U @ (factors * (dual.T @ v))

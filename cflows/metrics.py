@@ -1,9 +1,10 @@
 """Numbers that say how well a flow describes an optimizer.
 
 Each is a function of a run, or of one process of it, as `simulate` returns them. A part of a run is a run:
-``run.isel(step=slice(600, None))``. Time-averages are those of `smooth`, on both sides of a comparison and over the
-same steps. A number is NaN where it is undefined, for example because the edge is not reached. Steps at which the flow
-itself is in doubt (its variable ``trusted``) count like all others.
+``run.sel(step=slice(600, None))``. The optimizer's threshold is an attribute of each process. Time-averages are those
+of `smooth`, on both sides of a comparison and over the same steps. A number is NaN where it is undefined, for example
+because the edge is not reached. Steps at which the flow itself is in doubt (its variable ``trusted``) count like all
+others.
 """
 
 from __future__ import annotations
@@ -18,32 +19,31 @@ from jaxtyping import Float
 from .averaging import smooth
 
 
-def edge(process: xr.DataTree, threshold: float = 2.0) -> int:
+def edge(process: xr.DataTree) -> int:
     """Where a process comes to the edge of stability.
 
     Parameters
     ----------
     process : xarray.DataTree
         Node of a run.
-    threshold : float
-        Eigenvalue of P⁻¹H beyond which the optimizer oscillates.
 
     Returns
     -------
     int
-        The first step at which the flow's oscillation has a variance: then an eigenvalue is at the threshold. For a
-        process without variances (an optimizer, the stable flow) the first step at which the largest eigenvalue was
-        computed and is not below the threshold. If there is none, the number of steps, so that nothing comes after.
+        Position, among the steps that there are, of the first at which the flow's oscillation has a variance: then an
+        eigenvalue is at the threshold. For a process without variances (an optimizer, the stable flow) that of the
+        first step at which the largest eigenvalue was computed and is not below the threshold. If there is none, the
+        number of steps, so that nothing comes after.
     """
     variances, eigenvalues = _arrays(process, "variances", "eigenvalues")
     at = variances[:, 0] > 0
     if not at.any():
-        at = eigenvalues[:, 0] >= threshold
+        at = eigenvalues[:, 0] >= _threshold(process)
     return int(np.argmax(at)) if at.any() else at.size
 
 
 def stopped(process: xr.DataTree) -> int:
-    """The last step that a process has: where a flow was stopped, or the end of the run.
+    """The last step that a process has, as a position: where a flow was stopped, or the end of the run.
 
     Parameters
     ----------
@@ -54,7 +54,10 @@ def stopped(process: xr.DataTree) -> int:
     -------
     int
     """
-    return int(np.flatnonzero(np.isfinite(_arrays(process, "loss")[0]))[-1])
+    there = np.flatnonzero(np.isfinite(_arrays(process, "loss")[0]))
+    if not len(there):
+        raise ValueError(f"{process.name or 'the process'} has no step with a finite loss")
+    return int(there[-1])
 
 
 def error(
@@ -93,7 +96,7 @@ def error(
         predicted = f"predicted_{variable}" if f"predicted_{variable}" in node else variable
     (prediction,), (actual,) = _arrays(node, predicted), _arrays(run.children["discrete"], variable)
     off = abs(smooth(prediction) / smooth(np.where(np.isnan(prediction), np.nan, actual)) - 1)
-    return _of(statistic, off[edge(node) : len(off) - margin])
+    return _of(statistic, off[edge(node) : max(len(off) - margin, 0)])
 
 
 def variance_error(flow: xr.DataTree, j: int = 0) -> float:
@@ -158,7 +161,7 @@ def snapshot_error(run: xr.DataTree, variable: str = "nu") -> float:
 
 
 def stable_error(run: xr.DataTree) -> float:
-    """Largest relative error of the stable flow's loss before the central flow comes to the edge; nothing is averaged.
+    """Largest relative error of the stable flow's loss, after the first step and before the central flow's edge.
 
     Parameters
     ----------
@@ -168,9 +171,10 @@ def stable_error(run: xr.DataTree) -> float:
     Returns
     -------
     float
+        Nothing is averaged.
     """
     stable, actual = (_arrays(run.children[name], "loss")[0] for name in ("stable", "discrete"))
-    return _of(np.max, abs(stable / actual - 1)[: edge(run.children["central"])])
+    return _of(np.max, abs(stable / actual - 1)[1 : edge(run.children["central"])])
 
 
 def distance_ratio(run: xr.DataTree) -> float:
@@ -189,15 +193,13 @@ def distance_ratio(run: xr.DataTree) -> float:
     return float(at["central-discrete"] / at["stable-discrete"])
 
 
-def locking_error(flow: xr.DataTree, threshold: float = 2.0) -> float:
+def locking_error(flow: xr.DataTree) -> float:
     """How far from the threshold eigenvalues of a central flow are once they have reached it.
 
     Parameters
     ----------
     flow : xarray.DataTree
         Node "central" of a run.
-    threshold : float
-        As of `edge`.
 
     Returns
     -------
@@ -205,30 +207,28 @@ def locking_error(flow: xr.DataTree, threshold: float = 2.0) -> float:
         Largest relative deviation over the steps at which they were computed, and that of the step before.
     """
     variances, eigenvalues = _arrays(flow, "variances", "eigenvalues")
-    at, off = variances > 0, abs(eigenvalues / threshold - 1)
+    at, off = variances > 0, abs(eigenvalues / _threshold(flow) - 1)
     return _of(np.max, off[1:][at[1:] & at[:-1]])
 
 
-def hovering_error(process: xr.DataTree, threshold: float = 2.0) -> float:
+def hovering_error(process: xr.DataTree) -> float:
     """Mean relative deviation of the largest eigenvalue of P⁻¹H from the threshold, from the edge on.
 
     Parameters
     ----------
     process : xarray.DataTree
         Node of a run; for an optimizer "midpoint", where oscillations have averaged out.
-    threshold : float
-        As of `edge`.
 
     Returns
     -------
     float
     """
     (eigenvalues,) = _arrays(process, "eigenvalues")
-    return _of(np.mean, abs(eigenvalues[edge(process, threshold) :, 0] / threshold - 1))
+    return _of(np.mean, abs(eigenvalues[edge(process) :, 0] / _threshold(process) - 1))
 
 
 def step_size_error(process: xr.DataTree, settling: int = 20) -> float:
-    """Median relative error of 2/S, S the sharpness, as the effective step size of an optimizer that has only one.
+    """Median relative error of θ/S, S the sharpness, as the effective step size of an optimizer that has only one.
 
     Parameters
     ----------
@@ -240,10 +240,10 @@ def step_size_error(process: xr.DataTree, settling: int = 20) -> float:
     Returns
     -------
     float
-        With P = pI the eigenvalue λ of P⁻¹H is S/p, and the error ``abs(2 / λ - 1)``.
+        With P = pI the eigenvalue λ of P⁻¹H is S/p, and the error ``abs(θ / λ - 1)``, θ the threshold.
     """
     (eigenvalues,) = _arrays(process, "eigenvalues")
-    return _of(np.median, abs(2 / eigenvalues[edge(process) + settling + 1 :, 0] - 1))
+    return _of(np.median, abs(_threshold(process) / eigenvalues[edge(process) + settling + 1 :, 0] - 1))
 
 
 def decreasing(process: xr.DataTree) -> float:
@@ -258,7 +258,8 @@ def decreasing(process: xr.DataTree) -> float:
     -------
     float
     """
-    return _of(np.mean, np.diff(smooth(_arrays(process, "loss")[0])) < 0)
+    change = np.diff(smooth(_arrays(process, "loss")[0]))
+    return _of(np.mean, np.where(np.isnan(change), np.nan, change < 0))
 
 
 def fluctuation(process: xr.DataTree) -> float:
@@ -346,7 +347,7 @@ def balance_error(flow: xr.DataTree) -> float:
 
 
 def ablation(run: xr.DataTree) -> dict[str, float]:
-    """What the curvature penalty does: values at the end of the flow without it over those of the flow with it.
+    """What the curvature penalty does: values of the flow without it over those of the flow with it.
 
     Parameters
     ----------
@@ -356,13 +357,20 @@ def ablation(run: xr.DataTree) -> dict[str, float]:
     Returns
     -------
     dict
-        Ratios of "loss", "sharpness" (at the last snapshot) and "mean step size", the harmonic mean n / tr P.
+        Ratios of "loss", "sharpness" and "mean step size", the harmonic mean n / tr P, each at the last step at which
+        both flows have it: a snapshot for the sharpness.
     """
-    flows = [run[name].to_dataset() for name in ("ablated", "central")]
-    without, with_it = (
-        [float(d["loss"][-1]), float(d["sharpness"].dropna("step")[-1]), 1 / float(d["p_sum"][-1])] for d in flows
-    )
-    return dict(zip(("loss", "sharpness", "mean step size"), np.divide(without, with_it).tolist(), strict=True))
+    without, with_it = (run[name].to_dataset() for name in ("ablated", "central"))
+
+    def last(variable: str) -> float:
+        ratio = (without[variable] / with_it[variable]).dropna("step")
+        return float(ratio[-1]) if ratio.size else math.nan
+
+    return {"loss": last("loss"), "sharpness": last("sharpness"), "mean step size": 1 / last("p_sum")}
+
+
+def _threshold(process: xr.DataTree) -> float:
+    return process.attrs.get("threshold", 2.0)
 
 
 def _arrays(process: xr.DataTree, *names: str) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,8 +60,8 @@ class Record:
 RECORDS: Registry[Record] = Registry("record")
 
 
-def check(process: str, row: Mapping[str, Any], variables: Iterable[Variable]) -> None:
-    """Refuse what a process records without declaring it: it would be lost.
+def check(process: str, row: Mapping[str, Any], variables: Iterable[Variable], widths: Mapping[str, int]) -> None:
+    """Refuse what a process records without declaring it, or otherwise than it declares it: it would be lost.
 
     Parameters
     ----------
@@ -70,16 +71,28 @@ def check(process: str, row: Mapping[str, Any], variables: Iterable[Variable]) -
         What it records.
     variables : iterable of Variable
         What it declares.
+    widths : dict
+        Size of dimensions that are fixed.
 
     Raises
     ------
     ValueError
-        If there is more in the row.
+        If there is more in the row, or a value that does not have the dimension of its variable.
     """
-    if unknown := set(row) - {variable.name for variable in variables}:
+    declared = {variable.name: variable for variable in variables}
+    if unknown := set(row) - set(declared):
         raise ValueError(
             f"{process} records {', '.join(sorted(unknown))} without declaring it; add a Variable to its variables"
         )
+    for name, value in row.items():
+        dim = declared[name].dim
+        try:
+            shape = np.asarray(value, dtype=float).shape
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{process} records {value!r} as {name}; it must be numbers") from error
+        if len(shape) != bool(dim) or shape[:1] > (widths.get(dim, math.inf),):
+            what = f"a list over {dim!r}" + (f", {widths[dim]} of them" if dim in widths else "") if dim else "a number"
+            raise ValueError(f"{process} records values of shape {shape} as {name}; it must be {what}")
 
 
 def dataset(

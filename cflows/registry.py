@@ -15,11 +15,13 @@ class Registry(dict[str, T], Generic[T]):
     ----------
     what : str
         What they are, for that error: "task", "process".
+    reserved : tuple of str
+        Names that nothing may have.
     """
 
-    def __init__(self, what: str):
+    def __init__(self, what: str, reserved: tuple[str, ...] = ()):
         super().__init__()
-        self.what = what
+        self.what, self.reserved = what, reserved
 
     def __missing__(self, name: object) -> T:
         raise ValueError(f"there is no {self.what} {name!r}; there are {', '.join(self)}")
@@ -39,12 +41,14 @@ class Registry(dict[str, T], Generic[T]):
         Raises
         ------
         ValueError
-            If something else has that name.
+            If something else has that name, or it has a slash or is reserved.
         """
 
         def add(thing: T) -> T:
             if name in self and self[name] is not thing:
                 raise ValueError(f"there is a {self.what} {name!r} already; choose another name")
+            if not name or "/" in name or name in self.reserved:
+                raise ValueError(f"a {self.what} can't be called {name!r}; choose another name, without a slash")
             self[name] = thing
             return thing
 

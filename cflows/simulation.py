@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
@@ -149,7 +150,7 @@ def simulate(
         snapshot_every=snapshot_every, replay_steps=replay_steps,
     )  # fmt: skip
     path = None if checkpoint is None else files.writable(checkpoint)
-    fingerprint = Fingerprint.of(f, opt, options.burn_in + options.steps + 1, outputs)
+    fingerprint = Fingerprint.of(f, opt, options.burn_in + options.steps + 1, outputs, further)
     run = Run(f, opt, options, fingerprint, outputs, further, path)
     if not run.resume():
         run.begin(rounding_only(f))
@@ -201,7 +202,8 @@ def replay(
     Raises
     ------
     ValueError
-        If the run holds no such state, or is one of another optimizer or objective.
+        If the run holds no such state, or is one of another optimizer or objective: losses at the start are compared
+        within a thousandth, those at the state within a hundredth.
     """
     if "state" not in tree:
         raise ValueError("the run holds no state to go on from; give simulate replay_steps")
@@ -213,10 +215,17 @@ def replay(
     if not math.isclose(here.loss, there.loss, rel_tol=1e-3):
         raise ValueError(f"the loss at the start of the run is {there.loss:g}, here it is {here.loss:g}")
     first = options.replay_from[-1] if start is None else start
+    if not isinstance(first, (int, np.integer)):
+        raise TypeError(f"start is {start!r}; it must be a step, an integer")
     if str(first) not in tree["state"]:
         raise ValueError(f"the run holds no state of step {first}; it holds those of {list(options.replay_from)}")
     run = Run(f, opt, options, there, outputs, chosen(records), None)
-    run.load(tree, first)
+    run.load(tree, int(first))
+    for name, state in run.states.items():
+        loss = float(tree[name]["loss"].sel(step=first))
+        found = float(f.value_and_grad(state.w)[0]) if state.w.isfinite().all() else math.nan
+        if math.isfinite(loss) and math.isfinite(found) and not math.isclose(found, loss, rel_tol=1e-2):
+            raise ValueError(f"the loss of {name} at step {first} of the run is {loss:g}, here it is {found:g}")
     for _ in range(options.replay_steps):
         run.step()
     return run.tree()

@@ -36,6 +36,7 @@ def test_a_run_is_computed_once(monkeypatch, cache):
     assert experiments.read(again) == experiments.get("rmsprop-resnet", "ci", **SMALL)
     assert set(again.attrs) == {
         "options", "fingerprint", "experiment", "summary", "preset", "weights", "data", "algorithm", "provenance",
+        "rounding",
     }  # fmt: skip
     assert set(made := store.provenance(again)) == {"cflows", "torch", "hardware", "date", "seconds"}
     assert all(made.values())

@@ -1,5 +1,6 @@
 """Where there are few scales to see by: near minima, at saddles, at rest, beyond the edge."""
 
+import re
 import warnings
 
 import numpy as np
@@ -237,8 +238,8 @@ def test_a_flow_that_loses_an_eigenvalue_says_so():
     assert flow["eigenvalues"][:first, 0].max() < 2.1 < flow["eigenvalues"][first, 0]
     assert not (flow["trusted"].values[first:] == 1).any()
     (said,) = [str(w.message) for w in caught if "not to be trusted from step" in str(w.message)]
-    assert f"step {first - 1}: the top eigenvalue" in said  # within the step before
-    assert flow.attrs["doubt"].startswith(f"step {first - 1}: the top eigenvalue")
+    assert re.search(rf"from step ({first - 1}|{first}): the top eigenvalue", said)  # seen there, or on the way there
+    assert flow.attrs["doubt"] in said
 
 
 def test_figures_do_not_show_as_a_prediction_what_is_not_to_be_trusted():
@@ -364,7 +365,7 @@ def test_an_oscillation_beyond_leading_order_is_questioned():
         warnings.simplefilter("always")
         flow = quiet(f, GradientDescent(0.99 / 30), 12, ("central",))["central"]
     (said,) = [str(w.message) for w in caught if "not to be trusted" in str(w.message)]
-    assert "it is too large for" in said
+    assert "too large for them" in said
     assert flow["trusted"][int((flow["predicted_loss"] > 0.5).values.argmax())] == 0
 
 

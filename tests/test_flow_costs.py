@@ -23,7 +23,7 @@ LIMITS = {  # evaluations, refreshes, relative error
     "network": (345, 66, 2e-3),
     "beyond the edge": (192, 28, 4.5e-3),
     "turning": (180, 35, 1e-2),
-    "growing": (330, 15, 5e-3),
+    "growing": (345, 15, 3e-3),
     "stable": (150, 7, 2e-4),
 }
 MODULES = [f"cflows.{name}" for name in ("flows", "processes.base", "processes.flow", "processes.subspace",

@@ -39,7 +39,8 @@ def test_the_edge():
     run = tree(central=at_edge(40), midpoint=process(eigenvalues=series(rising, "eig")), quiet=process())
     assert metrics.edge(run["central"]) == 40
     assert metrics.edge(run["midpoint"]) == 50
-    assert metrics.edge(run["midpoint"], 2.9) == STEPS  # 2.81 at the last one that was seen
+    run["midpoint"].attrs["threshold"] = 2.9
+    assert metrics.edge(run["midpoint"]) == STEPS  # 2.81 at the last one that was seen
     assert metrics.edge(run["quiet"]) == STEPS
     assert metrics.edge(run["central"].isel(step=slice(30, None))) == 10
     above = process(
@@ -131,7 +132,7 @@ def test_eigenvalues_at_the_threshold():
     eigenvalues[[50, 60]] = 3, np.nan  # 50: no step before it at the threshold
     flow = process(eigenvalues=series(eigenvalues[:, None], "eig"), variances=series(from_step(50)[:, None], "eig"))
     assert metrics.locking_error(tree(f=flow)["f"]) == pytest.approx(0.01)
-    assert metrics.locking_error(tree(f=flow)["f"], 2.02) == 0
+    assert metrics.locking_error(tree(f=flow.assign_attrs(threshold=2.02))["f"]) == 0
     assert math.isnan(metrics.locking_error(tree(f=process())["f"]))
     hovering = tree(m=process(eigenvalues=series(from_step(50, 2.2, 1.0)[:, None], "eig")))["m"]
     assert metrics.hovering_error(hovering) == pytest.approx(0.1)
@@ -143,6 +144,25 @@ def test_a_loss_that_decreases():
     falling = np.linspace(2, 1, STEPS) + 0.05 * np.cos(np.pi * np.arange(STEPS))
     assert metrics.decreasing(tree(d=process(loss=series(falling)))["d"]) > 0.97
     assert metrics.decreasing(tree(d=process(loss=series(-falling)))["d"]) < 0.03
+    stopped = np.where(np.arange(STEPS) < STEPS // 2, falling, np.nan)
+    assert metrics.decreasing(tree(d=process(loss=series(stopped)))["d"]) > 0.95
+
+
+def test_nothing_is_made_of_nothing():
+    run = tree(discrete=process(), stable=process(), central=at_edge(1))
+    assert math.isnan(metrics.stable_error(run))  # at the first step they are the same
+    assert math.isnan(metrics.error(run, "loss", margin=2 * STEPS))
+    with pytest.raises(ValueError, match="no step with a finite loss"):
+        metrics.stopped(tree(d=process(loss=series(np.full(STEPS, np.nan))))["d"])
+
+
+def test_an_ablation_that_ends_is_compared_where_it_was():
+    flows = {}
+    for name, factor, end in (("central", 1.0, STEPS), ("ablated", 3.0, 60)):
+        there = np.where(np.arange(STEPS) < end, factor * (1.0 + np.arange(STEPS)), np.nan)
+        flows[name] = process(loss=series(there), sharpness=series(there), p_sum=series(there))
+    ratios = metrics.ablation(tree(**flows))
+    assert ratios == {"loss": 3, "sharpness": 3, "mean step size": pytest.approx(1 / 3)}
 
 
 def test_fluctuations_are_relative():

@@ -133,3 +133,99 @@ def test_rows_go_through_a_dataset_and_back():
     assert records.rows(data) == rows
     padded = records.dataset([{"v": [3.0]}], variables, 0, {"eig": 2})
     assert padded["v"].values.tolist() == [[3.0, 0.0]]
+
+
+def wavy():
+    return Objective(
+        lambda w: w.cosh().sum() + (w[:-1] * w[1:]).sin().sum(), torch.linspace(1, 2, 6, dtype=torch.float64)
+    )
+
+
+def number(name, value=0.0, dim="", of=()):
+    return Record(Variable(name, dim, "of a test"), lambda seen: value, of)
+
+
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        ([number("loss")], "discrete has a variable loss already"),
+        ([number("a"), number("a", 1.0)], "two records are called a"),
+        ([number("a/b")], "called 'a/b'"),
+        ([number("step")], "called 'step'"),
+        ([number("eig")], "called 'eig'"),
+        ([number("a", dim="step")], 'dimension "step"'),
+        ([number("a", of=("discret",))], "is of .'discret'"),
+        ([number("a", [1.0, 2.0])], r"shape \(2,\) as a; it must be a number"),
+        ([number("a", 1.0, "b")], "shape .. as a; it must be a list over 'b'"),
+        ([number("a", [1.0] * 3, "coord")], r"shape \(3,\) as a; it must be a list over 'coord', 2"),
+        ([number("a", "text")], "'text' as a; it must be numbers"),
+    ],
+)
+def test_records_that_would_be_lost_or_displace_others_are_refused(further, message):
+    with pytest.raises(ValueError, match=message):
+        simulate(wavy(), OPT, 4, ("discrete",), records=further, coords=[0, 1], progress=False)
+
+
+@pytest.mark.parametrize("name", ["distance", "snapshots", "state", "now", "a/b", ""])
+def test_names_that_runs_use_themselves_are_refused(name):
+    with pytest.raises(ValueError, match="can't be called"):
+        PROCESSES.register(name)(processes.Stable)
+
+
+class Interruption(Exception):
+    pass
+
+
+def test_a_run_does_not_go_on_with_another_record_or_optimizer(tmp_path):
+    @dataclass(frozen=True)
+    class Mine(GradientDescent):
+        momentum_share: float = 0.0
+
+        def momentum(self, m, g, t):
+            return None, (1 - 0.5 * sign) * g
+
+    def run(opt, *further):
+        def stop(seen):
+            if seen.i == 3 and not further:
+                raise Interruption
+            return 0.0
+
+        records = [Record(Variable("stop", "", "nothing"), stop), *further[1:]]
+        simulate(wavy(), opt, 6, ("discrete",), records=records, checkpoint=tmp_path / "c", progress=False)
+
+    sign = 0
+    with pytest.raises(Interruption):
+        run(Mine(0.01))
+    with pytest.raises(ValueError, match=r"another run.*records"):
+        run(Mine(0.01), None, number("more"))
+    sign = 1
+    with pytest.raises(ValueError, match=r"another run.*start"):
+        run(Mine(0.01), None)
+    sign = 0
+    run(Mine(0.01), None)
+
+
+def test_a_flow_that_ends_has_snapshots_all_the_same():
+    curvature = torch.tensor([2.4, 1.0], dtype=torch.float64)
+    f = Objective(lambda w: (curvature * w**2).sum() / 2, torch.tensor([1e-3, 1.0], dtype=torch.float64))
+    with pytest.warns(UserWarning, match="no mechanism lowers it"):
+        tree = simulate(f, GradientDescent(0.9), 10, ("discrete", "central"), snapshot_every=4, progress=False)
+    assert tree["snapshots/central"]["weights"].isnull()[1:].all()
+
+
+def test_a_replay_leaves_out_the_same_weights_and_knows_its_objective():
+    def shifted(w):
+        x = w[:3] + w[3]  # the mean is taken out: the gradient of w[3] is rounding
+        return ((x - x.mean()) * torch.tensor([1.0, 2.0, 3.0])).cosh().sum()
+
+    f = Objective(shifted, torch.tensor([1.0, 0.3, -0.7, 0.4]))
+    with pytest.warns(UserWarning, match="nothing but rounding"):
+        tree = simulate(f, OPT, 40, ("discrete", "stable", "central"), replay_steps=10, progress=False)
+    again = simulation.replay(f, OPT, tree)
+    there = tree["distance"]["central-discrete"].sel(step=again["distance"]["step"])
+    np.testing.assert_allclose(again["distance"]["central-discrete"], there, rtol=0.05)
+    tilted = Objective(lambda w: shifted(w) + 3 * (w[0] - 1), f.w0)  # the same loss at the start
+    with pytest.raises(ValueError, match="the loss of discrete at step 30 of the run is"):
+        simulation.replay(tilted, OPT, tree)
+    with pytest.raises(TypeError, match="start is '30'"):
+        simulation.replay(f, OPT, tree, start="30")

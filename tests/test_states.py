@@ -1,6 +1,7 @@
 """States as values: saved by name, read back, observed without being changed."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from conftest import mlp_objective
 from torch import Tensor
 
 from cflows import RMSProp, _states, files, flows, simulate
-from cflows.processes import PROCESSES, Settings, subspace
+from cflows.processes import PROCESSES, Settings, State, subspace
 
 OPT = RMSProp(0.01, 0.95, bias_correction=True)
 NAMES = tuple(PROCESSES)
@@ -111,3 +112,40 @@ def test_old_names_warn():
     xr.testing.assert_identical(tree["discrete"].to_dataset(), new["discrete"].to_dataset())
     with pytest.raises(TypeError, match="window is the old name of replay_steps"):
         simulate(f, OPT, 2, window=1, replay_steps=1, progress=False)  # type: ignore[call-arg]
+
+
+@dataclass(frozen=True)
+class Part:
+    a: float = 1.0
+
+
+@dataclass(frozen=True)
+class LargerPart(Part):
+    b: float = 2.0
+
+
+@dataclass(frozen=True)
+class Odd(State):
+    what: Any = None
+    part: Part | None = None
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"what": Part()}, {"part": LargerPart()}, {"what": (1, 2)}, {"what": {"a": 1}}, {"what": [torch.ones(1)]}],
+)
+def test_what_could_not_be_restored_is_refused_at_once(odd):
+    w = torch.ones(2)
+    assert _states.settle(Odd(w, w, 1.0, part=Part(3.0), what=np.int64(7)), Odd).what == 7
+    with pytest.raises(TypeError, match=rf"state.{next(iter(odd))} is a"):
+        _states.settle(Odd(w, w, 1.0, **odd), Odd)
+    with pytest.raises(TypeError, match="the state is a Odd, and declared as"):
+        _states.settle(Odd(w, w, 1.0), State)
+
+
+def test_fields_too_many_or_too_few_are_refused():
+    w = torch.ones(2)
+    with pytest.raises(ValueError, match=r"is not one of State.*part, what"):
+        _states.unpack(State, _states.pack(Odd(w, w, 1.0)), torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"is not one of Odd.*what is missing"):
+        _states.unpack(Odd, _states.pack(State(w, w, 1.0)), torch.device("cpu"))

@@ -1,6 +1,9 @@
 """Runs of the repository, and how it is found out that one of them is wrong."""
 
+import math
 import threading
+import warnings
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -11,9 +14,13 @@ import pytest
 import xarray as xr
 from test_tasks import Valley
 
-from cflows import RMSProp, experiments, files, store
+from cflows import RMSProp, _definitions, experiments, files, store
 from cflows.__main__ import main
 from cflows.experiments import Experiment
+from cflows.processes import Observation
+from cflows.processes.central import Central
+from cflows.records import RECORDS, Record, Variable
+from cflows.simulation import replay
 
 SMALL = Experiment(
     "mine", task=Valley(), optimizer=RMSProp(0.01, 0.95, bias_correction=True), burn_in=100, steps=60,
@@ -153,11 +160,12 @@ def test_a_file_in_which_nothing_could_be_compared_is_found_out(run):
     original = tree.copy(deep=True)
     tree["central"]["loss"][50:] = np.nan
     files.save(run, tree)
-    assert any("loss lacks values" in line for line in experiments.verify(run))
+    assert any("loss is finite at other steps" in line for line in experiments.verify(run))
     tree = original.copy(deep=True)
     tree["central"].dataset = tree["central"].to_dataset().assign_coords(step=tree["central"]["step"] + 1000)
     files.save(run, tree)
-    assert any("there is no" in line for line in experiments.verify(run))
+    with pytest.raises(ValueError, match="does not hold what it could be computed again from"):
+        experiments.verify(run)
     tree = original.copy(deep=True)
     tree.attrs["algorithm"] = 99
     files.save(run, tree)
@@ -177,7 +185,7 @@ def test_a_run_without_its_programs_says_so(run):
 
 
 def test_a_run_of_another_algorithm_is_not_in_its_place(run, monkeypatch):
-    monkeypatch.setattr(experiments, "ALGORITHM", -1)
+    monkeypatch.setattr(_definitions, "ALGORITHM", -1)
     with pytest.raises(ValueError, match="is not where its definition"):
         experiments.verify(run)
 
@@ -190,3 +198,47 @@ def test_the_runs_of_the_repository_are_what_the_code_gives(path, monkeypatch):
 
 def test_the_runs_of_the_repository_are_small():
     assert sum(path.stat().st_size for path in RUNS) < 6e6
+
+
+def test_what_a_flow_no_longer_gives_is_found_out(run, monkeypatch):
+    """No values, a flow that ends, a process or a variable that is not there."""
+    observe = Central.observe
+
+    def ended(self, state, i, others):
+        return Observation(i, observe(self, state, i, others).state.stopped(i, "broken"))
+
+    def empty(self, state, i, others):
+        seen = observe(self, state, i, others)
+        return replace(seen, row={k: math.nan if isinstance(x, float) else x for k, x in seen.row.items()})
+
+    for broken in (ended, empty):
+        monkeypatch.setattr(Central, "observe", broken)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            lines = experiments.verify(run)
+        assert any("central: loss is finite at other steps" in line for line in lines)
+    monkeypatch.undo()
+    tree, e = store.load(run), experiments.read(store.load(run))
+    again = replay(e.objective("cpu"), e.optimizer, tree, e.task.outputs(e.objective("cpu")))
+    assert store.differences(tree, again, e.accuracy) == []
+    lacking = again.copy(deep=True)
+    lacking["midpoint"].orphan()
+    lacking["central"] = xr.DataTree(lacking["central"].to_dataset().drop_vars("nu_sum"))
+    lines = store.differences(tree, lacking, e.accuracy)
+    assert "midpoint: it is not in what is computed now" in lines
+    assert any("central: there is no nu_sum in what is computed now" in line for line in lines)
+    doubled = again.copy(deep=True)
+    doubled["central"]["loss"] = doubled["central"]["loss"] * 2
+    RECORDS.register("of another run")(Record(Variable("loss", "", "", None), lambda seen: 0.0))
+    try:  # neither a record of that name nor a rough run excuses it
+        assert any("central: loss is off by" in line for line in store.differences(tree, doubled, 0.9))
+    finally:
+        del RECORDS["of another run"]
+
+
+def test_a_run_that_keeps_no_state_can_not_be_verified(monkeypatch, tmp_path):
+    monkeypatch.setenv("CFLOWS_CACHE", str(tmp_path))
+    e = replace(SMALL, burn_in=0, steps=4, replay_steps=0, replay_from=(), snapshot_every=0)
+    experiments.compute(e)
+    with pytest.raises(ValueError, match="keeps no state"):
+        experiments.verify(e.path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cflows import Objective, data, experiments, files, store, tasks
+from cflows import Objective, _definitions, data, experiments, files, store, tasks
 from cflows.__main__ import main
 from cflows.experiments import PRESETS, Experiment
 from cflows.optimizers import OPTIMIZERS, GradientDescent, RMSProp, ScalarRMSProp
@@ -101,7 +101,7 @@ def test_an_option_that_is_added_renames_no_run(valley, monkeypatch):
     for name, kind in optimizers.items():
         monkeypatch.setitem(OPTIMIZERS, name, kind)
     Later = extended(Experiment, precision="single")
-    monkeypatch.setattr(experiments, "Experiment", Later)
+    monkeypatch.setattr(_definitions, "Experiment", Later)
     for there, e in before.items():
         task = next(kind for kind in later.values() if issubclass(kind, type(e.task)))(**vars(e.task))
         optimizer = optimizers[type(e.optimizer).__name__](**vars(e.optimizer))
@@ -112,6 +112,25 @@ def test_an_option_that_is_added_renames_no_run(valley, monkeypatch):
         assert replace(new, optimizer=replace(optimizer, momentum=0.9)).path != there
     read = experiments.read(tree)
     assert (read.path, vars(read.task)["tilt"], vars(read)["precision"]) == (path, 0.5, "single")
+
+
+def test_a_run_of_other_defaults_is_not_taken_for_the_present_one(valley, monkeypatch):
+    for tilt in (0.0, 1.0):
+        kind = extended(Valley, tilt=tilt)
+        monkeypatch.setitem(tasks.TASKS, "valley", kind)
+        e = replace(valley, task=kind(valley.task.dim))
+        if not tilt:
+            path = e.path
+            experiments.compute(e)
+    assert e.path == path
+    with pytest.raises(ValueError, match=r"computed with other defaults .*tilt"):
+        experiments.compute(e)
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "a b"])
+def test_a_name_that_no_file_can_have(name):
+    with pytest.raises(ValueError, match="it is that of files"):
+        Experiment(name)
 
 
 @pytest.mark.unchecked

@@ -166,8 +166,9 @@ def beside(run: xr.DataTree, optimizer: str) -> Figure:
     top.set(yscale="log", ylabel="training loss")
     top.legend(loc="lower left")
     eigenvalues(middle, step, central["eigenvalues"].interpolate_na("step").values)
-    threshold(middle, label="2")
-    middle.set(ylabel=r"eigenvalues of $P^{-1}H$", ylim=(0, 2.4))
+    edge = central.attrs["threshold"]
+    threshold(middle, edge, label=f"{edge:g}")
+    middle.set(ylabel=r"eigenvalues of $P^{-1}H$", ylim=(0, 1.2 * edge))
     bottom.plot(step, distance["stable-discrete"], color=COLORS["stable"], label="stable flow")
     bottom.plot(step, distance["central-discrete"], color=color, label="central flow")
     bottom.set(ylabel=f"distance to {optimizer}", xlabel="step", xlim=(0, len(step)))

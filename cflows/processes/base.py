@@ -260,7 +260,9 @@ class Process(ABC):
 
     def snapshot(self, seen: Any) -> dict[str, Tensor]:
         """Arrays (n,) or (n, r) to keep of an observation."""
-        return {"weights": seen.state.w, "nu": seen.state.nu.expand_as(seen.state.w), "grad_sq": seen.g.square()}
+        w, g = seen.state.w, seen.g
+        grad_sq = torch.full_like(w, torch.nan) if g is None else g.square()
+        return {"weights": w, "nu": seen.state.nu.expand_as(w), "grad_sq": grad_sq}
 
     def track(self, state: Any, p: Float[Tensor, "n"], hvp: HVP, k: int) -> tuple[Any, Eigenpairs]:
         """The k leading eigenpairs over the weights that move; for a flow, until one is well below the threshold."""
@@ -302,4 +304,4 @@ def _rows(V: Float[Tensor, "m k"], moves: Tensor) -> Float[Tensor, "n k"]:
 
 
 #: Processes by name, in the order in which they act.
-PROCESSES: Registry[type[Process]] = Registry("process")
+PROCESSES: Registry[type[Process]] = Registry("process", ("distance", "snapshots", "state", "now"))

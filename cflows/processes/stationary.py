@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import flows, stationary
 from ..optimizers import RMSProp
 from ..records import Variable
-from .base import CACHE, COMMON, PROCESSES, Observation
+from .base import COMMON, PROCESSES, Observation
 from .central import MAX_TRUSTED_SHARPNESS
 from .flow import Flow, FlowState
 
@@ -59,8 +59,8 @@ class StationaryState(FlowState):
         Units of time from the last solution to the next.
     """
 
-    last: Solved | None = field(default=None, metadata=CACHE)
-    before: Solved | None = field(default=None, metadata=CACHE)
+    last: Solved | None = None
+    before: Solved | None = None
     V: Tensor | None = None
     interval: float = 1.0
 
