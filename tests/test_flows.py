@@ -7,6 +7,7 @@ from conftest import hessian, mlp_objective
 
 import cflows
 from cflows import GradientDescent, Objective, RMSProp, ScalarRMSProp, flows
+from cflows.eigen import Eigenpairs
 from cflows.processes import subspace
 
 OPTIMIZERS = [
@@ -340,7 +341,33 @@ def test_nu_makes_up_for_a_bend_of_an_eigenvector():
     np.testing.assert_allclose(after.critical.A, 2 * ahead, rtol=1e-12)
     assert after.deficit is None
     large = replace(known, deficit=-nu).compensate(opt, nu, 1 + age)[1]  # not a correction of first order
-    torch.testing.assert_close(large, (1 - subspace.MAX_NU_CORRECTION) * nu)
+    torch.testing.assert_close(large, 0.99 * nu)  # a hundredth at most
+
+
+@pytest.mark.parametrize(("sin2", "recognised"), [(0.05, True), (0.2, False)])
+def test_an_eigenvector_that_has_turned_far_is_a_new_one(sin2, recognised):
+    """Its rate of turning is then unknown: zero."""
+    opt, P, age = GradientDescent(1.0), torch.ones(3, 1, dtype=torch.float64), 2.0
+
+    def pairs(sin):
+        U = torch.tensor([[(1 - sin**2) ** 0.5], [sin], [0.0]], dtype=torch.float64)
+        return Eigenpairs(U.new_full((1,), 2.0), U, 2 * U, U.new_zeros(1), U[:, :0], 0, True)
+
+    T, options = torch.zeros(1, 1, 3, dtype=torch.float64), {"accuracy": 0.01, "penalised": True}
+    known = subspace.correct(None, opt, 1.0, 1.0, pairs(0.0), T, P, None, **options)[0]
+    later = subspace.correct(known, opt, 1.0 + age, 1.0, pairs(sin2**0.5), T, P, None, **options)[0]
+    assert later.critical is not None
+    turning = torch.as_tensor(later.critical.dU).norm()
+    assert turning == pytest.approx(sin2**0.5 / age if recognised else 0.0)
+
+
+def test_an_eigenvalue_from_beyond_the_edge_falls_by_a_tenth_of_the_threshold_in_a_unit_of_time():
+    """The valley L = ½yx² - by, from λ = ηy = 3."""
+    f = Objective(lambda w: w[1] * w[0] ** 2 / 2 - 0.01 * w[1], torch.tensor([1e-3, 3.0], dtype=torch.float64))
+    with pytest.warns(UserWarning, match="starts with 1 eigenvalues|not to be trusted"):
+        tree = cflows.simulate(f, GradientDescent(1.0), 9, ("central",), progress=False)
+    np.testing.assert_allclose(tree["central"]["eigenvalues"][:6, 0], 3 - 0.2 * np.arange(6), atol=1e-3)
+    np.testing.assert_allclose(tree["central"]["eigenvalues"][6:, 0], 2, rtol=1e-6)
 
 
 def test_an_accuracy_beyond_single_precision_is_no_error():
