@@ -1,17 +1,22 @@
 # The public names, for type checkers and for `lazy_loader`, which reads this file when cflows is imported.
+from . import averaging as averaging
 from . import data as data
 from . import differences as differences
 from . import eigen as eigen
+from . import errors as errors
 from . import experiments as experiments
 from . import files as files
 from . import flows as flows
 from . import metrics as metrics
 from . import models as models
 from . import modules as modules
+from . import objective as objective
+from . import optimizers as optimizers
 from . import preconditioners as preconditioners
 from . import processes as processes
 from . import quadratic as quadratic
 from . import records as records
+from . import registry as registry
 from . import sdcp as sdcp
 from . import simulation as simulation
 from . import stationary as stationary

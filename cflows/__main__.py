@@ -89,7 +89,7 @@ def run(
     chosen: experiments.Experiment = experiment  # type: ignore[assignment]
     chosen = chosen.change(optimizer=optimizer) if optimizer else chosen
     experiments.compute(chosen, device)
-    print(chosen.path)
+    print(runs.find(chosen.path.name) or chosen.path)
 
 
 def store(paths: Annotated[list[Path], tyro.conf.Positional], folder: Path = Path("runs")) -> None:

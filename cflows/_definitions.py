@@ -48,7 +48,7 @@ class Experiment(Options):
     eig_every: int | dict[str, int] = 10
     """steps, at most, between two refreshes of the eigenvalues, of all processes or of each; 0: never"""
     eig_tol: float = 1e-2
-    """their residuals, relative to the largest"""
+    """residual allowed of an eigenvalue, relative to the largest"""
     accuracy: float = 1e-2
     """relative error that flows aim at between two refreshes"""
     substeps: int = 1
@@ -62,7 +62,7 @@ class Experiment(Options):
     replay_steps: int = 20
     """steps that can be computed again from each state that the run keeps"""
     replay_from: tuple[int, ...] = ()
-    """steps of these states; none: so many before the end"""
+    """steps at which a state is kept for replay (default: `replay_steps` before the end)"""
     batch_size: int | None = None
     """examples at a time (bounds memory)"""
 

@@ -39,8 +39,8 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
 
         - ``speed`` ‖g‖²_{P⁻¹}, the fall of the loss in a step, by ``preconditioner``: "rmsprop", the flow's own;
           "stationary", P̄; "first-term", P̂; "gradient-descent", ½ S I, with S = ``sharpness``.
-        - ``cosine`` and ``log_correlation`` of the flow's ν (bias-corrected) with ν̄; ``log_correlation_past``: with the
-          average over the past that ν would be if the squared gradient had always been ν̄.
+        - ``cosine`` and ``log_correlation`` of the flow's ν (bias-corrected) with ν̄; ``log_correlation_past``: with
+          an exponential average of past ν̄ (decay β₂).
         - ``gap``, ``products``, ``rank``, ``seconds`` of each ``program``.
         - ``nu``, ``nu_stationary`` at the recorded weights (``coord``).
 

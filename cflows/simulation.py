@@ -94,17 +94,17 @@ def simulate(
         Further quantities to record, those in ``records.RECORDS`` by their names.
     branch_step : int
         Step at which the stationary flows leave the central flow, which must be among the processes (0: they start as
-        the others do). They ask for a ν that has all but converged.
+        the others do). Start them where ν has nearly converged to ν̄.
     accuracy : float
         Relative error that flows aim at between two refreshes of what they extrapolate. The central flow extrapolates
         eigenvectors and third derivatives. Its error is that of the rate at which eigenvalues move, or the sine of the
         angle between an eigenvector and its extrapolation. The stationary flows extrapolate P̄. Their error is that of
-        their velocity (their ``extrapolation``). The error decides when the next refresh is, not whether the last was
-        in time: eigenvalues may leave 2 by some thousandths in between, and by more where they change fast.
+        their velocity (their ``extrapolation``). A refresh that came too late is not redone, the error only sets
+        the next interval: eigenvalues may leave 2 by some thousandths in between, and by more where they change fast.
     snapshot_every : int
         Steps between two snapshots of all of w, ν and g² of the optimizer and the central flow; 0: none. A snapshot
-        takes six vectors (n,) and one for each critical eigenvalue, in memory and in the checkpoint: with 24,860
-        weights in float32 and three eigenvalues, 0.9 MB. All else takes less than 2 kB a step in the result.
+        takes six vectors (n,) and one for each critical eigenvalue, in memory and in the checkpoint: with 19,660
+        weights in float32 and three eigenvalues, 0.7 MB. All else takes less than 2 kB a step in the result.
     replay_steps : int
         Number of steps that `replay` shall be able to compute again, from each of some states that the result holds.
     replay_from : sequence of int, optional
@@ -124,15 +124,16 @@ def simulate(
         A node a process, with dimensions step, eig, coord and output. What each variable is, its attribute
         ``long_name`` says; what was not computed is NaN. All processes have ``loss``,
         ``predicted_loss``, ``grad_norm_sq``, ``nu_sum``, ``p_sum``, ``eigenvalues``, ``eig_residual``, ``variances``,
-        and ``grad_sq``, ``nu`` and ``outputs`` if asked for. "central" also has its other predictions, the optimizer's
-        ``displacements`` along the eigenvectors of Σ, and ``rise``, ``curvature_reduction`` and ``nu_growth``.
+        ``sharpness`` (at snapshots), and ``grad_sq``, ``nu`` and ``outputs`` if asked for. "central" also has its other
+        predictions, the optimizer's ``displacements`` along the eigenvectors of Σ, and ``rise``,
+        ``curvature_reduction`` and ``nu_growth``. Numbers said of eigenvalues are for the threshold θ = 2.
         Node "distance": Euclidean distances between the weights of processes, named as "central-discrete"; node
         "distance/P": the same in the metric of P, that of the second. Weights whose gradient is nothing but rounding (a
         warning names them) are left out of both. A flow that could not go on, or is not to be trusted, says from which
         step on and why in the attribute ``doubt`` of its node; "central" has ``trusted`` for each step.
         Node "snapshots", with nodes "discrete" and "central": ``weights``, ``nu``, ``grad_sq`` (step, weight), and
         ``factor`` F (step, weight, rank) with Σ = FFᵀ, at the steps at which they were taken.
-        Nodes "state/0", ...: the states that `replay` starts from, each a node a process.
+        Nodes "state/400", ...: the states of the steps ``replay_from``, each a node a process.
 
     Raises
     ------

@@ -26,7 +26,8 @@ from .records import RECORDS
 #: Significant decimal digits that the repository keeps of records, and of values for each weight.
 DIGITS, DIGITS_PER_WEIGHT = 4, 3
 STATE_DIGITS, EXACT = 3.6, math.inf  # of ν in states that replays start from (12 bits), weights and eigenvalues
-TOLERANCE, LEAST, MOST = 3.0, 1e-3, 0.3  # of what declares none, in units of a run's accuracy; of rounding; of any
+DEFAULT_TOLERANCE = 3.0  # of a variable that declares none, in units of a run's accuracy
+MIN_TOLERANCE, MAX_TOLERANCE = 1e-3, 0.3  # that of rounding; however rough a run is
 COSTS = dict.fromkeys(("gap", "products", "rank", "seconds"))  # of convex programs: not compared
 
 asked: set[str] = set()
@@ -357,7 +358,7 @@ def _differences(
     if name.startswith("distance"):  # of flows that have not parted, it is rounding
         least = max([least, *(0.01 * float(x.max()) for x in here.data_vars.values())])
     for x in sorted(map(str, here.data_vars)):
-        if (tolerance := tolerances.get(x, TOLERANCE)) is None:
+        if (tolerance := tolerances.get(x, DEFAULT_TOLERANCE)) is None:
             continue
         width = {"eig": slice(min(data.sizes["eig"] for data in (here, there)))} if x in refreshed else {}
         a, b = (data[x].isel(width).values.astype(float) for data in (there, here))
@@ -368,6 +369,6 @@ def _differences(
             lines.append(f"{x} is finite at other steps")
         if both.any():
             off = float(abs(a - b)[both].max() / max(abs(b[both]).max(), least))
-            if not off <= min(max(tolerance * accuracy, LEAST), MOST):
+            if not off <= min(max(tolerance * accuracy, MIN_TOLERANCE), MAX_TOLERANCE):
                 lines.append(f"{x} is off by {off:.2g} of its largest value")
     return lines

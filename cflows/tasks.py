@@ -80,7 +80,7 @@ class CifarResNet(Task):
     size: int = 16
     """side of the images in pixels"""
     seed: int = 0
-    """of the initial weights, which it alone decides"""
+    """random seed of the initial weights"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -69,9 +69,20 @@ def test_there_is_no_circle():
         graph = {name: needs for name, needs in graph.items() if name not in leaves}
 
 
+# Files of more than 350 lines, and why they are not divided.
+LONG = {
+    "flows.py": "one step of a flow: its equations and their terms, read from top to bottom",
+    "metrics.py": "a list of short functions, each with what it takes and gives",
+    "objective/__init__.py": "one class and its constructors",
+    "sdcp.py": "one solver and its fallback",
+    "store.py": "files of runs: found, fetched, reduced, compared",
+}
+
+
 def test_no_file_is_a_hall():
-    long = {str(p.relative_to(PACKAGE)): n for p in FILES if (n := len(p.read_text().splitlines())) > 460}
-    assert not long
+    sizes = {str(p.relative_to(PACKAGE)): len(p.read_text().splitlines()) for p in FILES}
+    assert {name for name, lines in sizes.items() if lines > 350} == set(LONG)
+    assert max(sizes.values()) < 430
 
 
 def test_the_page_on_extending_works(tmp_path):

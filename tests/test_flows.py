@@ -38,7 +38,7 @@ def setting(opt, seed=0, k=3):
 @pytest.mark.parametrize("penalised", [True, False])
 @pytest.mark.parametrize("opt", OPTIMIZERS)
 def test_drift_against_differences_along_the_flow(opt, penalised):
-    """A' = α + B[X]: let time pass for a little while, and look how 2UᵀPU - UᵀHU has changed."""
+    """A' = α + B[X]: let time pass for a little while, and see how 2UᵀPU - UᵀHU has changed."""
     f, nu, t, g, critical, X = setting(opt)
     critical, U = critical._replace(penalised=penalised), critical.U
     dt = 1e-5
@@ -68,7 +68,7 @@ def test_B_is_symmetric_and_positive_semidefinite(opt):
 
 @pytest.mark.parametrize("opt", OPTIMIZERS)
 def test_balance_against_each_mechanism_by_itself(opt):
-    """Let only w, or only ν, feel the oscillation, and look how fast the eigenvalues fall along its axes."""
+    """Let only w, or only ν, feel the oscillation, and see how fast the eigenvalues fall along its axes."""
     f, nu, t, g, critical, X = setting(opt)
     balance = flows.Balance.of(flows.drift(opt, nu, t, g, critical, (t, t + 1)), X)
     sigma = flows.Oscillation.of(critical, X)
@@ -288,7 +288,7 @@ def test_halving_the_substep_moves_the_central_flow_by_less_each_time():
 
 
 def test_while_p_grows_fast():
-    """Curvature and P grow by 5 % a step: eigenvectors of the last look are then no longer of unit length."""
+    """Curvature and P grow by 5 % a step: eigenvectors of the last refresh are then no longer of unit length."""
     f = Objective(lambda w: torch.exp(w[1] / 2) * w[0] ** 2 / 2 - 3 * w[1], torch.tensor([1.0, 0.0]).double())
     opt = RMSProp(0.1, 0.9, bias_correction=True)
     rough = cflows.simulate(f, opt, 70, ("central",), eigs=1, eig_every=4, progress=False)["central"]

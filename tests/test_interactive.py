@@ -55,19 +55,19 @@ def test_the_page_solves_the_eigenproblem_that_the_library_solves(hessian):
 def test_the_scrubber_shows_the_run(run):
     data = interactive.training_data(run)
     discrete, midpoint, central = run["discrete"], run["midpoint"], run["central"]
-    looks = data["looks"]
+    refreshes = data["refreshes"]
     assert data["steps"] == len(data["loss"]) == len(data["predicted"]) == 60
     assert data["weights"] == [0, 10, 20]
     for name, values, digits in (
         ("loss", discrete["loss"], 4),
         ("predicted", central["predicted_loss"], 4),
-        ("eigenvalues", midpoint["eigenvalues"][looks, : len(figures.EIGENVALUES)], 4),
-        ("nu", discrete["nu"][looks], 3),
-        ("flow_nu", central["nu"][looks], 3),
+        ("eigenvalues", midpoint["eigenvalues"][refreshes, : len(figures.EIGENVALUES)], 4),
+        ("nu", discrete["nu"][refreshes], 3),
+        ("flow_nu", central["nu"][refreshes], 3),
     ):
         np.testing.assert_allclose(np.array(data[name], dtype=float), values, rtol=10 ** (1 - digits), err_msg=name)
     flow = np.array(data["flow_eigenvalues"], dtype=float)[:, 0]
-    exact = central["eigenvalues"][looks, 0].values
+    exact = central["eigenvalues"][refreshes, 0].values
     assert np.isfinite(exact).any()
     np.testing.assert_allclose(flow[np.isfinite(exact)], exact[np.isfinite(exact)], rtol=1e-3)
 

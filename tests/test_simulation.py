@@ -260,7 +260,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, error):
         xr.testing.assert_identical(whole[name].dataset, resumed[name].dataset)
     again = quiet(
         objective(stop_after=2), OPT, 60, ALL, checkpoint=checkpoint, **options
-    )  # finished: but for a look at the start nothing is computed
+    )  # finished: but for the loss at the start nothing is computed
     xr.testing.assert_identical(again["central"].dataset, whole["central"].dataset)
     with pytest.raises(ValueError, match=r"another run.*outputs"):
         quiet(objective(), OPT, 60, ALL, checkpoint=checkpoint, **options | {"outputs": lambda w: w[2:4] ** 2})
@@ -284,7 +284,7 @@ def test_the_last_steps_can_be_computed_again(tmp_path, replay_steps):
         assert here.sizes["step"] == replay_steps
         for variable in set(there.data_vars) - {"products", "gap", "eig_residual", "extrapolation", "displacements"}:
             a, b = there[variable].values, here[variable].values
-            seen = np.isfinite(a) & np.isfinite(b)  # the first looks at eigenvalues are at other steps
+            seen = np.isfinite(a) & np.isfinite(b)  # the first refreshes are at other steps
             assert seen.any() or not np.isfinite(a).any()
             # how eigenvectors turn is not known at first: steps of first order, whose errors decay
             rtol = np.broadcast_to(np.where(np.arange(replay_steps) < 3, 0.05, 2e-3), a.T.shape).T
@@ -332,7 +332,7 @@ def test_unused_weights_have_eigenvalue_zero():
     np.testing.assert_allclose(node["eigenvalues"], 0.3, rtol=1e-12)
 
 
-def test_flows_look_at_the_eigenvalues_before_it_is_too_late():
+def test_flows_refresh_the_eigenvalues_before_it_is_too_late():
     f = Objective(lambda w: w[1] * w[0] ** 2 / 2 - w[1], torch.tensor([1e-3, 2.0], dtype=torch.float64))
     node = quiet(f, GradientDescent(0.2), 55, ("central", "stable"), eig_every=60)["central"]
     assert float(node["eigenvalues"].max()) < 2.001
@@ -488,7 +488,7 @@ def test_flows_come_to_rest(opt, loss, start):
     """With a minimum at zero, or third derivatives that vanish by symmetry, there is no scale to see by."""
     f = Objective(loss, torch.tensor(start, dtype=torch.float64))
     tree = quiet(f, opt, 300, ("stable", "central"))
-    # on the way, between looks, it may pass 2 by hundredths
+    # on the way, between refreshes, it may pass 2 by hundredths
     assert tree["central"]["eigenvalues"][-50:].max() < 2 + 1e-6
     assert np.isfinite(tree["central"]["loss"]).all()
 

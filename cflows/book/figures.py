@@ -88,7 +88,7 @@ def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, 
     ax : matplotlib.axes.Axes
     steps : array (steps,)
     values : array (steps, eig)
-        Each row in descending order; NaN at steps at which they were not looked at, across which lines are drawn.
+        Each row in descending order; NaN at steps at which they were not computed, across which lines are drawn.
     count : int
         How many of them to draw, at most.
     **style

@@ -174,8 +174,8 @@
 
     function draw({ step }) {
       const { ink, threshold } = page;
-      const nearest = (look) => Math.abs(data.looks[look] - step);
-      const look = data.looks.reduce((best, _, i) => (nearest(i) < nearest(best) ? i : best), 0);
+      const nearest = (index) => Math.abs(data.refreshes[index] - step);
+      const look = data.refreshes.reduce((best, _, i) => (nearest(i) < nearest(best) ? i : best), 0);
       const steps = (xs) => xs.map((_, i) => i);
       const cursor = { type: "line", layer: "below", x0: step, x1: step, yref: "paper", y0: 0, y1: 1,
         line: { color: ink.threshold, width: 1.5 } };
@@ -233,7 +233,7 @@
       readout(
         `Step ${step}.`,
         ` Loss ${small(data.loss[step])}; the flow predicts ${small(data.predicted[step])} on average. ` +
-        `Largest eigenvalue at step ${data.looks[look]}: ${number(data.eigenvalues[look][0])} for RMSProp` +
+        `Largest eigenvalue at step ${data.refreshes[look]}: ${number(data.eigenvalues[look][0])} for RMSProp` +
         (data.flow_eigenvalues[look][0] === null ? ". " : `, ${number(data.flow_eigenvalues[look][0])} for the flow. `) +
         (oscillating
           ? `The flow predicts oscillation along ${oscillating} direction${oscillating > 1 ? "s" : ""}; along the first, ` +

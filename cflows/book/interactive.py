@@ -97,7 +97,7 @@ def training(run: xr.DataTree):
         raise ValueError("the run has no ν of single weights; simulate with coords, some positions in w")
     data = training_data(run)
     columns = np.array(data["eigenvalues"], dtype=float).T
-    curves = [(data["looks"], column, color) for column, color in zip(columns, figures.EIGENVALUES, strict=False)]
+    curves = [(data["refreshes"], column, color) for column, color in zip(columns, figures.EIGENVALUES, strict=False)]
     curves.append(([0, data["steps"]], [2, 2], "threshold"))
     return _html("training", data, curves, (0, data["steps"], 0, 2.8), "Move through training, step by step")
 
@@ -118,13 +118,13 @@ def training_data(run: xr.DataTree) -> dict:
     Notes
     -----
     ``loss`` and ``predicted`` have a number for each step, ``displacements`` and ``deviations`` as many for each
-    direction in which the run oscillates. At ``looks``, the steps at which eigenvalues at the midpoints were looked at,
-    there are ``eigenvalues`` and ``flow_eigenvalues`` (between the flow's own looks, interpolated), and ``nu`` and
-    ``flow_nu`` for each of ``weights``. ``start`` is the step of the largest displacement.
+    direction in which the run oscillates. At ``refreshes``, the steps at which eigenvalues at the midpoints were
+    computed, there are ``eigenvalues`` and ``flow_eigenvalues`` (between the flow's own refreshes, interpolated), and
+    ``nu`` and ``flow_nu`` for each of ``weights``. ``start`` is the step of the largest displacement.
     """
     count = len(figures.EIGENVALUES)  # of colors to tell eigenvalues, or directions, apart
     discrete, midpoint, central = (run[name].to_dataset() for name in ("discrete", "midpoint", "central"))
-    looks = np.flatnonzero(np.isfinite(midpoint["eigenvalues"][:, 0].values))
+    refreshes = np.flatnonzero(np.isfinite(midpoint["eigenvalues"][:, 0].values))
     displacements = central["displacements"].values.T[:count]
     displacements = displacements[np.isfinite(displacements).any(1)]
     deviations = np.sqrt(central["variances"].values.T[: len(displacements)])
@@ -134,14 +134,14 @@ def training_data(run: xr.DataTree) -> dict:
         "start": int(size.argmax()) if size.any() else int(discrete.sizes["step"] // 2),
         "loss": _rounded(discrete["loss"], 4),
         "predicted": _rounded(central["predicted_loss"], 4),
-        "looks": looks.tolist(),
-        "eigenvalues": _rounded(midpoint["eigenvalues"][looks, :count], 4),
-        "flow_eigenvalues": _rounded(central["eigenvalues"].interpolate_na("step")[looks, :count], 4),
+        "refreshes": refreshes.tolist(),
+        "eigenvalues": _rounded(midpoint["eigenvalues"][refreshes, :count], 4),
+        "flow_eigenvalues": _rounded(central["eigenvalues"].interpolate_na("step")[refreshes, :count], 4),
         "displacements": _rounded(displacements),
         "deviations": _rounded(deviations),
         "weights": discrete["coord"].values.tolist(),
-        "nu": _rounded(discrete["nu"][looks]),
-        "flow_nu": _rounded(central["nu"][looks]),
+        "nu": _rounded(discrete["nu"][refreshes]),
+        "flow_nu": _rounded(central["nu"][refreshes]),
     }
 
 

@@ -37,7 +37,8 @@ class Objective:
     Parameters
     ----------
     loss : callable, Tensor (n,) -> scalar Tensor, or a sequence of such callables
-        The loss, or the terms that sum to it. It must be three times differentiable by PyTorch's autograd.
+        The loss, or the terms that sum to it. It must be smooth. Flows take third
+        derivatives by differences of gradients; PyTorch's own serve `hessian_gradients` alone.
     w0 : Tensor (n,)
         Initial weights; fixes n, dtype and device.
     check : bool

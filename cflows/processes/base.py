@@ -64,7 +64,7 @@ class Settings:
     outputs: Outputs | None = None
 
 
-#: Marks a field of a state that only saves time, or keeps signs: None until it is known.
+#: Marks a field of a state that may be dropped: where a solver starts, or the signs of eigenvectors. None until known.
 CACHE = {"cache": True}
 
 

@@ -33,7 +33,7 @@ MIN_VARIANCE = 1e-12  # of the largest: what is below is rounding
 
 @dataclass(frozen=True)
 class CentralState(FlowState):
-    """That of the central flow.
+    """State of the central flow.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class CentralState(FlowState):
     settled : bool
         Whether all eigenvalues were at the threshold or below once.
     finer : int
-        By how much steps are shorter than they would be, since an eigenvalue has escaped.
+        Factor by which steps are shortened after an eigenvalue has left the threshold.
     checked : float
         The largest variance at which the loss across the oscillation was evaluated.
     """

@@ -16,7 +16,7 @@ from .base import CACHE, PROCESSES, Observation, Process, State
 
 @dataclass(frozen=True)
 class DiscreteState(State):
-    """That of the optimizer.
+    """State of the optimizer.
 
     Attributes
     ----------

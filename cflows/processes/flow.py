@@ -23,7 +23,7 @@ MAX_SECOND_ORDER = 0.05  # second-order part of a step over its first: beyond it
 MAX_DISCARDED = 0.5  # where it was larger than that, it does not tell how finely to divide
 MAX_SUBSTEPS = 400  # in a unit of time
 MAX_SMOOTHNESS_ERROR = 0.1  # of HU by differences: beyond it the loss is not smooth
-GROWTH = 2.0  # the sharpness is supposed to change so many times as fast as it last did
+ASSUMED_GROWTH = 2.0  # of the sharpness, in units of how fast it last changed
 NO_REACH = Reach()
 
 
@@ -48,7 +48,7 @@ class Trend:
 
 @dataclass(frozen=True)
 class FlowState(State):
-    """That of a flow.
+    """State of a flow.
 
     Attributes
     ----------
@@ -116,7 +116,7 @@ class Flow(Process):
         trend = state.trend
         if trend is None or state.t <= trend.t:
             return False
-        growth = GROWTH * abs(trend.slope) * (state.t - trend.t) / max(trend.top, 1e-30)
+        growth = ASSUMED_GROWTH * abs(trend.slope) * (state.t - trend.t) / max(trend.top, 1e-30)
         return trend.top * math.exp(min(growth, 100)) > limit * self.opt.threshold
 
     def flow_step(self, seen: Observation, dt: float, critical=None, modes=None) -> flows.Step:

@@ -47,7 +47,7 @@ class Solved:
 
 @dataclass(frozen=True)
 class StationaryState(FlowState):
-    """That of a stationary flow.
+    """State of a stationary flow.
 
     Attributes
     ----------

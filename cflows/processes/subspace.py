@@ -24,7 +24,7 @@ MAX_NU_CORRECTION = 0.01  # share of ν: the correction is of first order, and r
 MAX_INTERVAL_GROWTH = 2.0  # of the time between refreshes, from one to the next
 MIN_INTERVAL_GROWTH = 0.5
 MIN_RISE = 0.005  # thresholds a unit of time: an eigenvalue that comes near is supposed to rise by that, at least
-RISE = 2.0  # and so many times as fast as it did
+ASSUMED_RISE = 2.0  # in units of how fast it last rose
 # An eigenvector bends quadratically away from its extrapolation. ∫₀¹ t (1 + t) / 2 dt is the mean of what that misses,
 # over what it misses at the end, if the last interval was as long.
 MEAN_EXTRAPOLATION_ERROR = 5 / 12
@@ -163,7 +163,7 @@ def correct(
         interval = growth * age
         if k < min(len(values), len(old.modes.values)):  # the next must not come to the threshold unseen
             rise = max(float(values[k] - old.modes.values[k]) / age, MIN_RISE * opt.threshold)
-            arrival = float(opt.threshold - values[k]) / (RISE * rise)
+            arrival = float(opt.threshold - values[k]) / (ASSUMED_RISE * rise)
     interval = dt * max(1, math.floor(min(interval, arrival) / dt + 0.5))
     if arrival < dt:  # the next steps will be shorter
         interval = max(arrival, 1 / MAX_REFINEMENT)

@@ -26,7 +26,7 @@ MIN_NEW_SHARE = 0.5  # of an eigenvector outside the span of V, for it to become
 MAX_STALLED = 5  # rounds without a smaller gap: 1 ends too early, 12 cost rounds and find nothing
 MAX_GAP_GROWTH = 2.0  # where a new direction is found: beyond it earlier gaps had missed the direction
 MAX_ROUNDS = 100  # some 10 suffice
-CYCLE = 20  # iterations between two looks at the gain: 4 end ascents too early, 100 too late
+CYCLE = 20  # iterations between two evaluations of the gain: 4 end ascents too early, 100 too late
 HISTORY = 5  # of L-BFGS: 1 costs a twentieth more products, 20 save none
 MAX_CYCLES = 25  # of an ascent, for those to P = 0 that do not end
 
