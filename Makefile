@@ -1,15 +1,17 @@
 # make book         build the book into book/_build/html; with FRESH=1, from nothing but the code
-# make test         run every test
+# make test         run every test, those of the mathematics with annotations checked
 # make coverage     run every test, and say which lines none of them reaches
 # make notebooks    run what Colab opens in a fresh environment; with NEWEST=1, with the newest packages
+# make lint         ruff and mypy; make format: let ruff format and fix
+# make clean        remove what was built, and all that was computed (.cache)
 # make bench        measure: benchmarks/results/*.json, which the book shows (some hours; BENCH="sdcp flow" for some of it)
 PYTHON ?= python3
 PRESET ?= laptop
 BENCH ?= stationary network scale sdcp growth flow
 BIN := .venv/bin
-# tests that run once more with annotations checked at every call, which takes twice the time
-SHAPES := '--jaxtyping-packages=cflows,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))' \
-  $(addprefix tests/test_,eigen.py flows.py metrics.py optimizers.py quadratic.py sdcp.py seams.py states.py)
+# tests that run with annotations checked at every call, which takes twice the time
+CHECKED := $(addprefix tests/test_,eigen.py flows.py metrics.py optimizers.py quadratic.py sdcp.py seams.py states.py)
+CHECK := '--jaxtyping-packages=cflows,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))'
 
 .PHONY: book test coverage notebooks bench lint format clean
 
@@ -17,8 +19,8 @@ book: .venv/installed
 	$(BIN)/python book/build.py --preset $(PRESET) $(if $(FRESH),--fresh)
 
 test: lint
-	$(BIN)/python -m pytest -n auto
-	$(BIN)/python -m pytest -n auto $(SHAPES)
+	$(BIN)/python -m pytest -n auto $(addprefix --ignore=,$(CHECKED))
+	$(BIN)/python -m pytest -n auto $(CHECK) $(CHECKED)
 
 coverage: .venv/installed
 	$(BIN)/python -m pytest -n auto --cov=cflows
