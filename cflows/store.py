@@ -25,7 +25,8 @@ from .records import RECORDS
 
 #: Significant decimal digits that the repository keeps of records, and of values for each weight.
 DIGITS, DIGITS_PER_WEIGHT = 4, 3
-STATE_DIGITS, EXACT = 3.6, math.inf  # of ν in states that replays start from (12 bits), weights and eigenvalues
+EXACT = math.inf  # of weights and eigenvalues
+STATE_DIGITS = {"nu": 3.6, "p": 3, "penalty": 3, "V": 3}  # of fields of states that replays start from: 12 and 10 bits
 DEFAULT_TOLERANCE = 3.0  # of a variable that declares none, in units of a run's accuracy
 MIN_TOLERANCE, MAX_TOLERANCE = 1e-3, 0.3  # that of rounding; however rough a run is
 COSTS = dict.fromkeys(("gap", "products", "rank", "seconds"))  # of convex programs: not compared
@@ -255,7 +256,7 @@ def reduce(run: xr.DataTree) -> xr.DataTree:
         data, digits = node.to_dataset(inherit=False), {}
         for name, x in data.data_vars.items():
             if node.path.startswith("/state"):
-                digits[name] = STATE_DIGITS if str(name).rpartition(".")[2] in ("nu", "p", "penalty") else EXACT
+                digits[name] = STATE_DIGITS.get(str(name).rpartition(".")[2], EXACT)
             else:
                 rounded = DIGITS_PER_WEIGHT if "weight" in x.dims else DIGITS
                 digits[name] = EXACT if name in ("weights", "eigenvalues") else rounded
