@@ -220,7 +220,7 @@ def get(name: str, preset: Preset = "laptop", **changes) -> Experiment:
     Parameters
     ----------
     name : str
-        One of `PRESETS`.
+        One of ``PRESETS``.
     preset : "ci", "laptop" or "paper"
     **changes
         As of `Experiment.change`.

@@ -35,7 +35,7 @@ def run(name: str, preset: Preset = "laptop", device: str | torch.device = "auto
     Parameters
     ----------
     name : str
-        One of `PRESETS`.
+        One of ``PRESETS``.
     preset : "ci", "laptop" or "paper"
     device : str or torch.device
         Where to compute; "auto" takes a GPU if there is one.
