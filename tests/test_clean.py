@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cflows import experiments
+from cflows import experiments, store
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "book"))
@@ -112,7 +112,7 @@ def test_the_status_page_says_what_notebooks_and_runs_say(monkeypatch, cache, tm
         "An abacus",
         "Python 3.99, torch 9.8",
         name,
-        tree.attrs["hardware"],
+        store.provenance(tree)["hardware"],
     ):
         assert part in page, part
     assert running.place(name) == cache / "runs" / name
