@@ -365,8 +365,11 @@ def _differences(
         a, b = (data[x].isel(width).values.astype(float) for data in (there, here))
         both = np.isfinite(a) & np.isfinite(b)
         late = int(len(b) > 1 and not np.isfinite(b[0]).any())  # midpoints need the step before the first
-        known = np.isfinite(a[late:]).any() or np.isfinite(b).any()
-        if known and not both.any() if x in refreshed else (np.isfinite(a) != np.isfinite(b))[late:].any():
+        if x in refreshed:  # at least at one step both are known
+            differ = not both.any() and (np.isfinite(a[late:]).any() or np.isfinite(b).any())
+        else:
+            differ = (np.isfinite(a) != np.isfinite(b))[late:].any()
+        if differ:
             lines.append(f"{x} is finite at other steps")
         if both.any():
             off = float(abs(a - b)[both].max() / max(abs(b[both]).max(), least))
