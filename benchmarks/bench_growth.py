@@ -14,6 +14,7 @@ from bench_scale import apart
 from torch import nn
 
 from cflows import GradientDescent, Objective, differences, eigen, flows, models
+from cflows.critical import Critical, Modes, float64
 
 
 def network(width, examples, size, batch_size=None):
@@ -46,9 +47,9 @@ def refresh_and_step(width, examples, size, k, batch_size=None):
         again = eigen.top_eigenpairs(hvp, p, k + 1, pairs.start, tol=1e-2)
         _, T = differences.central_differences(f, w, g, again.U[:, :k], 0.01)
         refreshes.append(time.perf_counter() - begin)
-        critical = flows.Critical(flows.float64(0 * torch.eye(k)), again.U[:, :k], T)
+        critical = Critical(float64(0 * torch.eye(k)), again.U[:, :k], T)
         begin = time.perf_counter()
-        flows.step(f, opt, w, nu, 1.0, 1.0, g, critical, flows.Modes(again.values, again.U, again.U))
+        flows.step(f, opt, w, nu, 1.0, 1.0, g, critical, Modes(again.values, again.U, again.U))
         steps.append(time.perf_counter() - begin)
     each = gradient(f, w, 10)
     costs = {name: sum(times[1:]) / 3 / each for name, times in {"refresh": refreshes, "step": steps}.items()}

@@ -18,7 +18,7 @@ from torch import Tensor
 from .data import digest
 from .objective import Objective
 from .optimizers import Optimizer
-from .processes import PROCESSES, Flow
+from .processes import PROCESSES
 from .processes.base import Outputs
 from .processes.stationary import Stationary
 from .records import RECORDS, Record
@@ -224,16 +224,17 @@ def _processes(processes: Any, opt: Optimizer, branch_step: int, steps: int) -> 
     return tuple(name for name in PROCESSES if name in names)
 
 
-def _intervals(eig_every: int | Mapping[str, int], names: Sequence[str], opt: Optimizer) -> dict[str, int]:
+def _intervals(eig_every: int | Mapping[str, int] | None, names: Sequence[str], opt: Optimizer) -> dict[str, int]:
+    if eig_every is None:
+        eig_every = {name: PROCESSES[name].default_eig_every for name in names}
     every = dict(eig_every) if isinstance(eig_every, Mapping) else dict.fromkeys(names, eig_every)
     if unknown := set(every) - set(PROCESSES):
         raise ValueError(f"eig_every has {sorted(unknown)}; its keys must be among {', '.join(PROCESSES)}")
     chosen = {}
     for name in names:
-        least = 1 if issubclass(PROCESSES[name], Flow) else 0
         value = every.get(name, 0)
-        if not isinstance(value, (int, np.integer)) or value < least:
-            raise ValueError(f"eig_every is {value!r} for {name}; it must be an integer of at least {least}")
+        if not isinstance(value, (int, np.integer)) or value < 0:
+            raise ValueError(f"eig_every is {value!r} for {name}; it must be an integer of at least 0")
         PROCESSES[name].check(opt)
         chosen[name] = int(value)
     return chosen

@@ -109,6 +109,8 @@ def settle(state: Any, kind: Any) -> Any:
 def _settled(state: Any, kind: Any, where: str) -> Any:
     kinds = {get_origin(x) or x for x in (kind, *get_args(kind))}
     if isinstance(state, Tensor):
+        if state.is_contiguous():
+            return state
         order = _order(state.stride())
         dense = state.permute(order).clone(memory_format=torch.contiguous_format).permute(tuple(np.argsort(order)))
         return state if state.stride() == dense.stride() else dense

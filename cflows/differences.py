@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .errors import DivergenceError
@@ -44,13 +45,32 @@ class Reach(NamedTuple):
     uses: int = 0
 
 
+class Known(NamedTuple):
+    """Third derivatives that need not be computed.
+
+    Attributes
+    ----------
+    T : Tensor (k, k, n)
+    pairs : bool array (k, k)
+        Of which pairs.
+    """
+
+    T: Float[Tensor, "k k n"]
+    pairs: Bool[np.ndarray, "k k"]
+
+
 def central_differences(
-    f: Objective, w: Float[Tensor, "n"], g: Float[Tensor, "n"], U: Float[Tensor, "n k"], eps: float
+    f: Objective,
+    w: Float[Tensor, "n"],
+    g: Float[Tensor, "n"],
+    U: Float[Tensor, "n k"],
+    eps: float,
+    known: Known | None = None,
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "k k n"]]:
     """HU and T = ∇(uᵢᵀHuⱼ) by central differences of gradients.
 
-    Costs k(k+1) gradients and no higher derivative. The error of differences is of order eps² in both; that of
-    rounding grows as eps⁻¹ in HU and eps⁻² in T.
+    Costs two gradients for each pair i ≤ j that is not known, k(k+1) in all, and no higher derivative. The error of
+    differences is of order eps² in both; that of rounding grows as eps⁻¹ in HU and eps⁻² in T.
 
     Parameters
     ----------
@@ -61,6 +81,8 @@ def central_differences(
     U : Tensor (n, k)
     eps : float
         Differences reach this times the columns of U.
+    known : Known, optional
+        T of some pairs i < j.
 
     Returns
     -------
@@ -68,9 +90,11 @@ def central_differences(
     T : Tensor (k, k, n)
     """
     k = U.shape[1]
-    HU, T = torch.zeros_like(U), U.new_zeros(k, k, len(U))
+    HU, T = torch.zeros_like(U), known.T.clone() if known else U.new_zeros(k, k, len(U))
     for i in range(k):
         for j in range(i, -1, -1):  # with i = j first
+            if i != j and known and known.pairs[i, j]:
+                continue
             u = U[:, i] if i == j else (U[:, i] + U[:, j]) / math.sqrt(2)
             ahead, behind = (f.value_and_grad(w + s * eps * u)[1] for s in (1, -1))
             second = (ahead + behind - 2 * g) / eps**2
@@ -89,6 +113,7 @@ def third_derivatives(
     HU: Float[Tensor, "n k"],
     p: Float[Tensor, "n"],
     reach: Reach,
+    known: Known | None = None,
 ) -> tuple[Float[Tensor, "k k n"], float, Reach]:
     """T = ∇(uᵢᵀHuⱼ) by differences over a distance at which HU changes by ε^¼ of itself, or more if rounding is large.
 
@@ -111,6 +136,8 @@ def third_derivatives(
         Diagonal of P.
     reach : Reach
         Of the last use.
+    known : Known, optional
+        T of some pairs i < j.
 
     Returns
     -------
@@ -129,7 +156,7 @@ def third_derivatives(
     def size(v: Float[Tensor, "... n"]) -> float:
         return float((v.square() / p).sum(-1).max().sqrt())
 
-    known = max(size(HU.T), 1e-30)
+    strength = max(size(HU.T), 1e-30)
     scale = max(size(p * w), size(p * f.w0), size(g)) or 1.0  # of the weights, or a step
     most = MAX_DISTANCE * scale
     length, rounding, uses = reach
@@ -142,15 +169,15 @@ def third_derivatives(
     off = math.inf
     for _ in range(MAX_TRIALS):
         last = off
-        twin, T = central_differences(f, w, g, U, length)
-        off = size((twin - HU).T) / known
+        twin, T = central_differences(f, w, g, U, length, known)
+        off = size((twin - HU).T) / strength
         if not math.isfinite(off):  # beyond where the loss is defined
             length /= MAX_FACTOR
             continue
         noise = math.sqrt(6) * rounding / length**2  # of ahead + behind - 2g
         lost = noise / max(size(T), 1e-30)
-        change = max(length * size(T) / known, math.sqrt(off) / 2)  # where T vanishes, fourth derivatives do it
-        beyond = off / max(MAX_HESSIAN_ERROR, 3 * rounding / (length * known))  # above 1, HU is of another Hessian
+        change = max(length * size(T) / strength, math.sqrt(off) / 2)  # where T vanishes, fourth derivatives do it
+        beyond = off / max(MAX_HESSIAN_ERROR, 3 * rounding / (length * strength))  # above 1, HU is of another Hessian
         factor = min(max((2 * lost / MAX_NOISE) ** 0.5, 1.3), MAX_FACTOR, beyond**-0.5 if beyond else MAX_FACTOR)
         if beyond > 1:
             if off > max(DISCONTINUITY, NO_DECREASE * last):

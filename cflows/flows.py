@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import sdcp
+from .critical import Critical, Modes, Pairs, float64
 from .errors import DivergenceError
 from .objective import Objective
 from .optimizers import Optimizer
@@ -36,57 +37,6 @@ MIN_EXPONENT = 1e-6  # λ dt, in the φ-functions, which lose digits below; nega
 
 class EndedError(DivergenceError):
     """A flow can't go on: nothing would lower an eigenvalue that is at 2 or above, or it runs away from a saddle."""
-
-
-class Critical(NamedTuple):
-    """What the central flow needs to know at the start of a step about the eigenvalues near 2.
-
-    Attributes
-    ----------
-    A : array (k, k)
-        θUᵀPU - UᵀHU.
-    U : Tensor (n, k)
-        P-orthonormal right eigenvectors of P⁻¹H.
-    T : Tensor (k, k, n)
-        ∇(uᵢᵀ H uⱼ).
-    penalised : bool
-        False for the flow without its curvature penalty.
-    missed : array (k, k) or 0
-        Rate at which A moves besides, as seen in the past.
-    dU, dT : Tensor (n, k) and (k, k, n), or 0
-        Rates at which U turns out of the span of all eigenvectors that are followed, and at which T changes, as seen
-        in the past.
-    """
-
-    A: Float[np.ndarray, "k k"]
-    U: Float[Tensor, "n k"]
-    T: Float[Tensor, "k k n"]
-    penalised: bool = True
-    missed: np.ndarray | float = 0.0
-    dU: Tensor | float = 0.0
-    dT: Tensor | float = 0.0
-
-    def after(self, dt: float) -> Critical:
-        """With U and T as they are expected to be some time later."""
-        return self._replace(U=self.U + dt * self.dU, T=self.T + dt * self.dT)
-
-
-class Modes(NamedTuple):
-    """Eigenvectors of P⁻¹H, and P times them as of when they were found: the projection is UPUᵀ even if P moves on.
-
-    Attributes
-    ----------
-    values : Tensor (m,)
-        Eigenvalues.
-    U : Tensor (n, m)
-        P-orthonormal right eigenvectors.
-    dual : Tensor (n, m)
-        PU.
-    """
-
-    values: Float[Tensor, "m"]
-    U: Float[Tensor, "n m"]
-    dual: Float[Tensor, "n m"]
 
 
 class Oscillation(NamedTuple):
@@ -104,26 +54,67 @@ class Oscillation(NamedTuple):
     penalty: Float[Tensor, "n"]
 
     @classmethod
-    def of(cls, critical: Critical, X: Float[np.ndarray, "k k"]) -> Oscillation:
+    def of(cls, critical: Critical, X: Float[np.ndarray, "k k"], pairs: Pairs | None = None) -> Oscillation:
         """That of the covariance X (k, k) over the critical eigenvectors."""
-        x = torch.as_tensor(X, dtype=critical.U.dtype, device=critical.U.device)
-        penalty = torch.einsum("ab,abn->n", x, critical.T) / 2
-        return cls(diagonal(critical.U, x), penalty if critical.penalised else 0 * penalty)
+        pairs = pairs or Pairs.of(critical)
+        x = pairs.weights(X)
+        diag = x @ pairs.products
+        return cls(diag, x @ pairs.third / 2 if critical.penalised else torch.zeros_like(diag))
 
 
-def diagonal(U: Float[Tensor, "n k"], X: Float[Tensor, "k k"]) -> Float[Tensor, "n"]:
-    """diag UXUᵀ.
+class Point(NamedTuple):
+    """A state, with what the right-hand side of the flows needs of it, whatever oscillates.
 
-    Parameters
+    Attributes
     ----------
-    U : Tensor (n, k)
-    X : Tensor (k, k)
-
-    Returns
-    -------
-    Tensor (n,)
+    opt : Optimizer
+    nu : Tensor (n,) or ()
+    t : float
+    g : Tensor (n,)
+        Gradient.
+    p, own : Tensor (n,) or ()
+        Preconditioner, and that of the optimizer's own ν (``with_own``).
+    dw, dnu : Tensor (n,), and like ν
+        Velocity of the stable flow.
     """
-    return ((U @ X) * U).sum(1)
+
+    opt: Optimizer
+    nu: Tensor
+    t: float
+    g: Float[Tensor, "n"]
+    p: Tensor
+    own: Tensor
+    dw: Float[Tensor, "n"]
+    dnu: Tensor
+
+    @classmethod
+    def of(cls, opt: Optimizer, nu: Tensor, t: float, g: Float[Tensor, "n"]) -> Point:
+        """Arguments are those of `velocity`."""
+        own = opt.preconditioner(opt.with_own(nu, g), t)
+        dnu = opt.rate * (opt.moment(g.square()) - nu)
+        return cls(opt, nu, t, g, opt.preconditioner(nu, t), own, -g / own, dnu)
+
+    def velocity(self, sigma: Oscillation | None = None) -> tuple[Float[Tensor, "n"], Tensor]:
+        """As of `velocity`."""
+        if sigma is None:
+            return self.dw, self.dnu
+        opt = self.opt
+        dw = torch.where(opt.moves(self.nu), self.dw - sigma.penalty / self.own, 0.0)
+        return dw, self.dnu + opt.rate * opt.moment(opt.excess(self.p, sigma.diag))
+
+    def drift(self, critical: Critical, span: tuple[float, float], pairs: Pairs | None = None) -> Drift:
+        """As of `drift`."""
+        pairs, opt, p = pairs or Pairs.of(critical), self.opt, self.p
+        slope = opt.dp_dnu(self.nu, self.t)
+        ahead, behind = (opt.preconditioner(self.nu, t) for t in reversed(span))
+        dp = slope * self.dnu + (ahead - behind) / (span[1] - span[0])
+        alpha = opt.threshold * pairs.products @ dp.expand(len(self.g)) - pairs.third @ self.dw
+        growth = [(slope * opt.rate * opt.moment(opt.excess(p, x))).expand(len(x)) for x in pairs.products]
+        parts = [opt.threshold * torch.stack(growth) @ pairs.products.T]
+        parts.append((pairs.third / p) @ pairs.third.T / 2 if critical.penalised else torch.zeros_like(parts[0]))
+        at = pairs.at
+        grown, curved = (sdcp.symmetric(float64(part)[at][:, :, at]) for part in parts)
+        return Drift(float64(alpha)[at], curved, grown)
 
 
 def velocity(
@@ -153,11 +144,7 @@ def velocity(
     dnu : Tensor (n,) or ()
         dν/dt, like ν.
     """
-    p, own = opt.preconditioner(nu, t), opt.preconditioner(opt.with_own(nu, g), t)
-    if sigma is None:
-        return -g / own, opt.rate * (opt.moment(g.square()) - nu)
-    dw = torch.where(opt.moves(nu), -(g + sigma.penalty) / own, 0.0)
-    return dw, opt.rate * (opt.moment(g.square() + opt.excess(p, sigma.diag)) - nu)
+    return Point.of(opt, nu, t, g).velocity(sigma)
 
 
 class Drift(NamedTuple):
@@ -260,20 +247,7 @@ def drift(
     -------
     Drift
     """
-    U, T = critical.U, critical.T
-    k, n = U.shape[1], U.shape[0]
-    dw, dnu = velocity(opt, nu, t, g)
-    p, slope = opt.preconditioner(nu, t), opt.dp_dnu(nu, t)
-    dp = slope * dnu + (opt.preconditioner(nu, span[1]) - opt.preconditioner(nu, span[0])) / (span[1] - span[0])
-    alpha = opt.threshold * U.T @ (dp.expand(n)[:, None] * U) - T @ dw
-
-    third = T.reshape(k * k, n)
-    pairs = (U[:, :, None] * U[:, None, :]).reshape(n, k * k).T
-    growth = [(slope * opt.rate * opt.moment(opt.excess(p, pair))).expand(n) for pair in pairs]
-    a, parts = float64(alpha), []
-    for part in (critical.penalised * third @ (third / p).T / 2, opt.threshold * pairs @ torch.stack(growth).T):
-        parts.append(sdcp.symmetric(float64(part).reshape(k, k, k, k)))
-    return Drift((a + a.T) / 2, *parts)
+    return Point.of(opt, nu, t, g).drift(critical, span)
 
 
 def step(
@@ -324,17 +298,20 @@ def step(
         If a derivative along the critical eigenvectors is not finite, or nothing lowers an eigenvalue.
     """
     X, A, sigma, mean, span = np.zeros((0, 0)), np.zeros((0, 0)), None, None, (t, t + dt)
-    p = opt.preconditioner(nu, t)
+    start = Point.of(opt, nu, t, g)
+    p = start.p
     if critical is not None:
         critical = critical.after(dt / 2)
+        pairs = Pairs.of(critical)
         a, V = np.linalg.eigh(critical.A)
         A = (V * np.maximum(a, -MIN_RECOVERY_RATE * opt.threshold * dt)) @ V.T  # from beyond the edge, not all at once
-        A = (A + A.T) / 2 + dt * critical.missed
-        first = drift(opt, nu, t, g, critical, span)
+        A = A + dt * critical.missed
+        A = (A + A.T) / 2
+        first = start.drift(critical, span, pairs)
         length = max(float((p * x.square()).sum()) for x in (w, f.w0, g / p))
         most, tolerance = MAX_DEVIATION**2 * length, torch.finfo(w.dtype).eps ** 0.5
         X = _covariance(A, dt, first, most, tolerance, opt.threshold)
-        sigma = Oscillation.of(critical, X)
+        sigma = Oscillation.of(critical, X, pairs)
 
     none = w.new_empty(w.numel(), 0)
     linear, U, dual = modes or (none[0], none, none)
@@ -345,16 +322,15 @@ def step(
     def along(factors: Float[Tensor, "m"], v: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
         return U @ (factors * (dual.T @ v))
 
-    dw, dnu = velocity(opt, nu, t, g, sigma)
+    dw, dnu = start.velocity(sigma)
     way = dt * (dw + along(phi1 - 1, dw))
-    end = ((nu + dt * dnu).clamp(min=0), t + dt, f.value_and_grad(w + way)[1])
+    end = Point.of(opt, (nu + dt * dnu).clamp(min=0), t + dt, f.value_and_grad(w + way)[1])
     if critical is not None:
-        last = drift(opt, *end, critical, span)
-        mean = Drift(*((a + b) / 2 for a, b in zip(first, last, strict=True)))
+        mean = Drift(*((a + b) / 2 for a, b in zip(first, end.drift(critical, span, pairs), strict=True)))
         X = _covariance(A, dt, mean, most, tolerance, opt.threshold)
-        sigma = Oscillation.of(critical, X)
+        sigma = Oscillation.of(critical, X, pairs)
         A = critical.A + dt * (critical.missed + mean.alpha + np.einsum("abcd,cd->ab", mean.B, X))
-    (dw, dnu), (dw_end, dnu_end) = velocity(opt, nu, t, g, sigma), velocity(opt, *end, sigma)
+    (dw, dnu), (dw_end, dnu_end) = start.velocity(sigma), end.velocity(sigma)
     change = dw_end - dw + along(-z / dt, way)  # of the velocity, but for its linear part
     w = w + dt * (dw + along(phi1 - 1, dw) + change / 2 + along(phi2 - 1 / 2, change))
     second_order = ((p * change.square()).sum() / (p * dw.square()).sum() / 4).sqrt()
@@ -406,18 +382,3 @@ def spread(
         mean += (ahead + behind - 2 * center) / (2 * eps**2)
         variance += ((ahead - behind) / (2 * eps)).square()
     return mean, variance.sqrt()
-
-
-def float64(x: Tensor) -> np.ndarray:
-    """A small tensor as a NumPy array in double precision.
-
-    Parameters
-    ----------
-    x : Tensor
-
-    Returns
-    -------
-    array
-        Of the same shape, on the CPU.
-    """
-    return x.detach().cpu().numpy().astype(np.float64)

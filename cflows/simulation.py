@@ -32,14 +32,14 @@ def simulate(
     burn_in: int = 0,
     *,
     eigs: int = 4,
-    eig_every: int | Mapping[str, int] = 1,
-    eig_tol: float = 1e-3,
+    eig_every: int | Mapping[str, int] | None = None,
+    eig_tol: float = 1e-2,
     substeps: int = 1,
     coords: Sequence[int] = (),
     outputs: Outputs | None = None,
     records: Sequence[Record | str] = (),
     branch_step: int = 0,
-    accuracy: float = 0.01,
+    accuracy: float = 0.05,
     snapshot_every: int = 0,
     replay_steps: int = 0,
     replay_from: Sequence[int] | None = None,
@@ -71,11 +71,13 @@ def simulate(
     burn_in : int
         Plain optimizer steps taken before the processes part ways.
     eigs : int
-        Eigenvalues of the effective Hessian to compute. Flows follow more of them while all are above 1.5. Weights that
-        have never had a gradient (ν = 0) are at rest, and H is that of the others.
-    eig_every : int, or mapping from process to int
-        Compute them every so many steps; 0: never (not for a flow, which needs them to choose its steps). A flow also
-        does so when the top one may have grown, and the central flow, once that is above 1.5, as ``accuracy`` asks for.
+        Eigenvalues of the effective Hessian to compute where they are asked for. The central flow follows more of them
+        while all are above 1.8. Weights that have never had a gradient (ν = 0) are at rest; H is that of the others.
+    eig_every : int, or mapping from process to int, optional
+        Compute them every so many steps; 0: no more often than a process itself needs them, which is never but for
+        flows; a mapping means 0 for processes that it leaves out. By default 10 for the optimizer, its midpoints and
+        stationary flows, and 0 for the others. A flow itself looks at its largest eigenvalues when the top one may have
+        grown, at least every ten units of time, and the central flow, once that is above 1.5, as ``accuracy`` asks for.
     eig_tol : float
         Their residuals, relative to the largest (`top_eigenpairs`; three times that for those below 1.5), at most;
         the central flow's are no more than a tenth of ``accuracy``. An eigenvalue's own error is of the order of the
@@ -83,8 +85,9 @@ def simulate(
     substeps : int
         Steps of the central flow in a unit of time, at least; more are taken where the flow bends, an eigenvalue λ is
         large (⌈λ/2.5⌉), or one has left 2 by more than 0.01. Where one is above 2 from the start, the oscillation is
-        made such as to lower it by at least 0.2 a unit of time until it is 2. The flow ends where nothing would lower
-        it (a quadratic loss under gradient descent), or at λ = 1000.
+        made such as to lower it by at least 0.2 a unit of time until it is 2. As long as it
+        is beyond 2.1, the flow is simplified: the eight largest eigenvalues are lowered, each by itself. The flow ends
+        where nothing would lower it (a quadratic loss under gradient descent), or at λ = 1000.
     coords : sequence of int
         Weights whose squared gradient and ν are recorded at every step.
     outputs : callable, Tensor (n,) -> Tensor (m,), optional
@@ -97,10 +100,11 @@ def simulate(
         the others do). Start them where ν has nearly converged to ν̄.
     accuracy : float
         Relative error that flows aim at between two refreshes of what they extrapolate. The central flow extrapolates
-        eigenvectors and third derivatives. Its error is that of the rate at which eigenvalues move, or the sine of the
-        angle between an eigenvector and its extrapolation. The stationary flows extrapolate P̄. Their error is that of
-        their velocity (their ``extrapolation``). A refresh that came too late is not redone, the error only sets
-        the next interval: eigenvalues may leave 2 by some thousandths in between, and by more where they change fast.
+        eigenvectors and third derivatives; of the mixed ones it finds only some anew at each refresh, in turn. Its
+        error is that of the rate at which eigenvalues move, or the sine of the angle between an eigenvector and its
+        extrapolation. The stationary flows extrapolate P̄. Their error is that of their velocity (their
+        ``extrapolation``). A refresh that came too late is not redone, the error only sets the next interval:
+        eigenvalues may leave 2 by some thousandths in between, and by more where they change fast.
     snapshot_every : int
         Steps between two snapshots of all of w, ν and g² of the optimizer and the central flow; 0: none. A snapshot
         takes six vectors (n,) and one for each critical eigenvalue, in memory and in the checkpoint: with 19,660

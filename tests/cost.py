@@ -83,7 +83,10 @@ PROBLEMS = {
         mlp_objective, RMSProp(0.01, 0.95, bias_correction=True), 60, options={"eigs": 1, "eig_every": 20},
     ),
     "turning": Problem(bent, GradientDescent(0.2), 10, options={"eigs": 1, "eig_every": 20}),
-    "growing": Problem(growing, RMSProp(0.1, 0.9, bias_correction=True), 70, options={"eigs": 1, "eig_every": 20}),
+    "growing": Problem(
+        growing, RMSProp(0.1, 0.9, bias_correction=True), 70,
+        options={"eigs": 1, "eig_every": 20, "accuracy": 0.01},
+    ),
     "stable": Problem(
         lambda: mlp_objective(width=8, examples=20), RMSProp(0.01, 0.95, bias_correction=True), 40, "stable",
         options={"eigs": 1, "eig_every": 20},

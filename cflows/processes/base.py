@@ -6,6 +6,7 @@ state. Another process is a subclass, registered in `PROCESSES`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,9 +22,6 @@ from ..objective import HVP, Objective
 from ..optimizers import Optimizer
 from ..records import Variable
 from ..registry import Registry
-
-#: Flows track eigenvalues above 1 - this, in thresholds, and one below, so that none arrives at 1 unseen.
-TRACKING_MARGIN = 0.25
 
 Row = dict[str, Any]  # numbers, lists and tensors by the name of their variable
 Outputs = Callable[[Tensor], Tensor]  # weights (n,) -> (m,)
@@ -81,7 +79,7 @@ class State:
     t : float
         Time in optimizer steps: the next one is the t-th.
     near : int
-        Eigenvalues that were near the threshold when last computed.
+        Eigenvalues above ``tracks_above`` when last computed.
     guess : Tensor (n, k), optional
         Where the next eigenvalue problem starts.
     sharpest : Tensor (n, 2), optional
@@ -165,17 +163,22 @@ class Process(ABC):
     state_type: ClassVar[type[State]] = State
     #: Whether snapshots of all weights are taken of it.
     snapshots: ClassVar[bool] = False
-    #: Whether it needs all eigenvalues near the threshold, however many are asked for.
-    tracks: ClassVar[bool] = False
+    #: How often it computes the eigenvalues that are asked for, unless one says; 0: when it needs them itself.
+    default_eig_every: ClassVar[int] = 10
+    #: It needs all eigenvalues above this, in thresholds, and the next, however many are asked for.
+    tracks_above: ClassVar[float] = math.inf
 
     def __init__(self, settings: Settings, eig_every: int):
         self.settings, self.eig_every = settings, eig_every
         self.f, self.opt = settings.f, settings.opt
 
-    @property
-    def eig_tol(self) -> float:
-        """Largest residual of eigenvalues, relative to the largest of them."""
+    def eig_tol(self, state: Any, top: float) -> float:
+        """Largest residual of eigenvalues, relative to the largest of them, if that is known (else NaN)."""
         return self.settings.eig_tol
+
+    def most_pairs(self, state: Any) -> int:
+        """How many eigenpairs to compute at most, unless more are asked for."""
+        return self.f.dim
 
     @classmethod
     def needs(cls, branch_step: int) -> tuple[str, ...]:
@@ -254,7 +257,7 @@ class Process(ABC):
     def with_sharpness(self, seen: Observation) -> Observation:
         """The same, with the largest eigenvalue of H itself."""
         hvp = self.f.linearize(seen.state.w)[2]
-        found = top_eigenpairs(hvp, torch.ones_like(seen.state.w), 1, seen.state.sharpest, self.eig_tol)
+        found = top_eigenpairs(hvp, torch.ones_like(seen.state.w), 1, seen.state.sharpest, self.settings.eig_tol)
         state = replace(seen.state, sharpest=found.start)
         return replace(seen, state=state, row=seen.row | {"sharpness": float(found.values[0])})
 
@@ -265,26 +268,28 @@ class Process(ABC):
         return {"weights": w, "nu": seen.state.nu.expand_as(w), "grad_sq": grad_sq}
 
     def track(self, state: Any, p: Float[Tensor, "n"], hvp: HVP, k: int) -> tuple[Any, Eigenpairs]:
-        """The k leading eigenpairs over the weights that move; for a flow, until one is well below the threshold."""
+        """The k leading eigenpairs over the weights that move, and more until one is not above ``tracks_above``."""
         moves = self.opt.moves(state.nu).expand_as(state.w)
-        count, guess, near = int(moves.sum()), state.guess, 1 - TRACKING_MARGIN
+        count, guess = int(moves.sum()), state.guess
         everywhere = count == self.f.dim
         if not everywhere:
             p, guess, hvp = p[moves], None if guess is None else guess[moves], _restricted(hvp, moves)
         if count == 0:
             none = state.w.new_zeros(self.f.dim, 0)
             return replace(state, near=0), Eigenpairs(none[0], none, none, none[0], none, 0, True)
-        k = min(k, count)
+        top = math.nan
+        k, most = min(k, count), min(max(k, self.most_pairs(state)), count)
         while True:
             start = None if guess is None else guess[:, : k + 1]
-            limit = near * self.opt.threshold
-            pairs = top_eigenpairs(hvp, p, k, start, self.eig_tol, loose_below=limit)
+            limit = self.tracks_above * self.opt.threshold
+            pairs = top_eigenpairs(hvp, p, k, start, self.eig_tol(state, top), limit if limit < math.inf else -math.inf)
             rest = p.new_empty(count, 0) if guess is None else guess[:, k + 1 :]
             guess = torch.cat([pairs.start, rest], dim=1)
             above = int((pairs.values > limit).sum())
-            if above < k or k == count or not self.tracks:
+            if above < k or k == most:
                 break
-            k += 1
+            top = float(pairs.values[0])
+            k = min(k + max(1, k // 2), most)
         if not everywhere:
             U, HU, spare = (_rows(V, moves) for V in (pairs.U, pairs.HU, pairs.spare))
             pairs, guess = replace(pairs, U=U, HU=HU, spare=spare), _rows(guess, moves)

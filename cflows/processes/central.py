@@ -13,20 +13,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import flows
-from ..differences import Reach
+from ..critical import float64
+from ..differences import Known, Reach
 from ..records import Variable
-from .base import CACHE, COMMON, PROCESSES, TRACKING_MARGIN, Observation
-from .flow import Flow, FlowState
-from .subspace import MAX_REFINEMENT, Subspace, correct
+from .base import CACHE, COMMON, PROCESSES, Observation
+from .flow import EDGE_MARGIN, Flow, FlowState
+from .subspace import MAX_REFINEMENT, Refresh, Subspace, correct
 
 # All eigenvalues are in thresholds: 1 is the edge of stability.
+TRACKING_MARGIN = 0.1  # eigenvalues above 1 - this are followed, and the next
 CRITICAL_MARGIN = 0.025  # eigenvalues above 1 - this may oscillate in the next step
 MAX_CENTRAL_SHARPNESS = 500.0  # the flow ends there: a unit of time would take hundreds of steps
 MAX_START_SHARPNESS = 1.25  # beyond it the user is told that the flow starts far beyond the edge
+MAX_START_PAIRS = 8  # eigenpairs that are found as long as a flow is beyond the edge
+START_TOL = 0.1  # their residuals
 MAX_TRUSTED_SHARPNESS = 1.05  # beyond it what the flow predicts is not to be trusted
 MAX_ESCAPE = 0.005  # an eigenvalue that is so far above 1 was not found in time: steps are halved
 MAX_EXPONENTIAL_STEP = 2.5  # λ dt: what is left of stiffness once modes are integrated exactly
-MAX_GRADIENTS = 30_000  # for third derivatives in a unit of time
 MAX_ANHARMONICITY = 0.5  # share by which the loss across the oscillation may differ from its leading order
 MIN_VARIANCE = 1e-12  # of the largest: what is below is rounding
 
@@ -75,6 +78,7 @@ class Central(Flow):
     state_type: ClassVar = CentralState
     snapshots = True
     penalised: ClassVar[bool] = True
+    tracks_above = 1 - TRACKING_MARGIN
     variables = (
         *COMMON,
         Variable("predicted_grad_norm_sq", "", "mean squared norm of the gradient: ‖∇L‖² + Σᵢ θ²pᵢ²Σᵢᵢ", 25),
@@ -94,23 +98,38 @@ class Central(Flow):
         ),
     )
 
-    @property
-    def eig_tol(self):
+    def eig_tol(self, state, top):
         """As of `Process`, but no more than a tenth of the accuracy: eigenvectors that are off seem to turn."""
         rounding = 100 * torch.finfo(self.f.w0.dtype).eps
-        return min(self.settings.eig_tol, max(self.settings.accuracy / 10, rounding))
+        tol = min(self.settings.eig_tol, max(self.settings.accuracy / 10, rounding))
+        beyond = self.beyond(state) or (not state.settled and top > MAX_TRUSTED_SHARPNESS * self.opt.threshold)
+        return max(tol, START_TOL) if beyond else tol
+
+    def most_pairs(self, state):
+        return self.f.dim if state.settled else MAX_START_PAIRS
+
+    def beyond(self, state: CentralState) -> bool:
+        """Whether the flow began beyond the edge, and has not come down to it."""
+        return state.trend is not None and not state.settled
 
     def start(self, w, nu, t, m=None):
         return replace(super().start(w, nu, t), dt=1 / self.settings.substeps)
 
     def eigenvalues_due(self, state: CentralState, between: bool = False) -> int:
         """How many eigenvalues to compute now, at a whole step or between two; near the edge as the accuracy asks."""
-        s = state.subspace
-        interval = min(s.interval, self.eig_every) if s and state.near else self.eig_every
-        late = s is None or state.t >= s.refreshed + interval - (1e-9 if between else 0.5)
-        if late and (interval < 1 - 1e-9 or not between):
-            return max(self.settings.eigs, min(state.near + 1, self.f.dim))
-        return 0 if state.near else int(self.may_exceed(state, 1 - TRACKING_MARGIN))
+        s, asked, least = state.subspace, self.eig_every or math.inf, min(state.near + 1, self.f.dim)
+        if between and self.beyond(state):
+            return 0
+        if s is None:
+            return least if between or not self.eig_every else max(self.settings.eigs, least)
+        interval = min(s.interval, asked) if self.near_edge(state) else asked
+        if state.t >= s.refreshed + interval - (1e-9 if between else 0.5) and (interval < 1 - 1e-9 or not between):
+            return max(self.settings.eigs, least) if state.t >= s.refreshed + asked - 0.5 else least
+        return 0 if self.near_edge(state) else least * self.may_exceed(state, 1 - EDGE_MARGIN)
+
+    def near_edge(self, state: CentralState) -> bool:
+        """Whether an eigenvalue was near the threshold when they were last computed."""
+        return state.trend is not None and state.trend.top > (1 - EDGE_MARGIN) * self.opt.threshold
 
     def observe(self, state: CentralState, i: int, others: Mapping[str, Observation]) -> Observation:
         if state.ended:
@@ -126,7 +145,7 @@ class Central(Flow):
         subspace = state.subspace
         assert subspace is not None
         top = max(subspace.modes.values.tolist(), default=0.0)
-        soon = math.ceil(1 / max(subspace.arrival, 1 / MAX_REFINEMENT)) if state.near else 1
+        soon = math.ceil(1 / max(subspace.arrival, 1 / MAX_REFINEMENT)) if self.near_edge(state) else 1
         count = max(self.settings.substeps, math.ceil(top / MAX_EXPONENTIAL_STEP), math.ceil(self.opt.rate))
         try:
             dt = 1 / max(state.finer * count, soon)
@@ -141,9 +160,11 @@ class Central(Flow):
         if not MAX_START_SHARPNESS < top / self.opt.threshold < MAX_CENTRAL_SHARPNESS:
             return ""
         corrected = getattr(self.opt, "bias_correction", True)
+        more = " or more" if seen.state.near == MAX_START_PAIRS else ""
         return (
-            f"the central flow starts with {seen.state.near} eigenvalues of P⁻¹H near or above {self.opt.threshold:g}, "
-            f"the largest {top:.3g}: until they are down to {self.opt.threshold:g} it says little and is slow; let the "
+            f"the central flow starts with {seen.state.near}{more} eigenvalues of P⁻¹H near or above "
+            f"{self.opt.threshold:g}, the largest {top:.3g}: until they are down to {self.opt.threshold:g} it is "
+            f"simplified (the {MAX_START_PAIRS} largest are lowered, each by itself) and says little; let the "
             f"optimizer settle first (burn_in), or use {'' if corrected else 'bias_correction=True or '}a smaller lr"
         )
 
@@ -183,7 +204,7 @@ class Central(Flow):
         """P-orthonormal eigenvectors of Σ, and the variances along them, descending."""
         critical = state.subspace.critical if state.subspace else None
         U = critical.U if critical else state.w.new_empty(self.f.dim, 0)
-        C = np.linalg.cholesky(flows.float64(U.T @ (p[:, None] * U)))  # P has moved on since U was orthonormal
+        C = np.linalg.cholesky(float64(U.T @ (p[:, None] * U)))  # P has moved on since U was orthonormal
         variances, Q = np.linalg.eigh(C.T @ X @ C)
         variances, Q = variances[::-1], np.linalg.solve(C.T, Q[:, ::-1])
         variances = np.where(variances > MIN_VARIANCE * variances.max(initial=0), variances, 0.0)
@@ -214,34 +235,48 @@ class Central(Flow):
             f"rises by {rise:.3g} on average, where its second derivatives say {expected:.3g}: too large for them",
         )
 
+    def count_critical(self, state: CentralState, values: Float[Tensor, "m"]) -> int:
+        """How many eigenvalues are critical; one that was goes on to be until it is well below the threshold."""
+        arrived, staying = (int((values > (1 - c * CRITICAL_MARGIN) * self.opt.threshold).sum()) for c in (1, 2))
+        before = state.subspace.critical if state.subspace else None
+        return max(arrived, min(len(before.A), staying)) if before else arrived
+
     def refreshed(self, seen: Observation) -> Observation:
         """With a corrected subspace, if eigenvalues were computed; or with the end of the flow."""
         if seen.pairs is None or seen.p is None:
             return seen
         state, values, i, edge = seen.state, seen.pairs.values, seen.i, self.opt.threshold
-        top, k = max(values.tolist(), default=0.0), int((values > (1 - CRITICAL_MARGIN) * edge).sum())
+        top, k = max(values.tolist(), default=0.0), self.count_critical(state, values)
         relative = top / edge
-        if relative > MAX_CENTRAL_SHARPNESS or top / MAX_EXPONENTIAL_STEP * k * (k + 1) > MAX_GRADIENTS:
+        if relative > MAX_CENTRAL_SHARPNESS:
             why = (
-                f"the effective sharpness is {top:.3g} and {k} eigenvalues are above {edge:g}, far beyond the edge, "
+                f"the effective sharpness is {top:.3g}, far beyond the edge, "
                 "where a unit of time takes very long and says nothing of the optimizer; let the optimizer settle "
                 "first (burn_in), or use a larger eps or a smaller lr"
             )
             return replace(seen, state=state.stopped(i, why))
         state = replace(state, settled=state.settled or relative <= MAX_TRUSTED_SHARPNESS)
-        if state.settled and relative > 1 + MAX_ESCAPE:
+        old = state.subspace
+        escaped = state.settled and relative > 1 + MAX_ESCAPE
+        if escaped and old and state.t - old.refreshed < 1.5:  # more refreshes would not help
             state = replace(state, finer=min(2 * state.finer, MAX_REFINEMENT))
         elif state.finer > 1 and relative < 1 + MAX_ESCAPE / 4:
             state = replace(state, finer=state.finer // 2)
         if state.settled and relative > MAX_TRUSTED_SHARPNESS:
             why = f"the top eigenvalue of P⁻¹H has left {edge:g} and is {top:.3g}, so that its predictions are off"
             state = state.doubted(i, why)
-        T, reach = state.w.new_zeros(0, 0, self.f.dim), state.reach
-        if k:
-            T, reach = self.third_derivatives(seen, seen.pairs.U[:, :k], seen.pairs.HU[:, :k], seen.p)
+        T, reach, known = state.w.new_zeros(0, 0, self.f.dim), state.reach, None
         P, accuracy = seen.p[:, None], self.settings.accuracy
+        U, HU = seen.pairs.U[:, :k], seen.pairs.HU[:, :k]
+        if k:
+            Q, known = old.rotated(U, P, state.X) if old else (torch.eye(k, dtype=U.dtype, device=U.device), None)
+            U, HU = U @ Q, HU @ Q
+            if not state.settled:  # each by itself
+                known = Known(U.new_zeros(k, k, len(U)), np.ones((k, k), dtype=bool))
+            T, reach = self.third_derivatives(seen, U, HU, seen.p, known)
+        found = Refresh(seen.pairs, U, HU, T, known.pairs if known else None)
         subspace, ahead = correct(
-            state.subspace, self.opt, state.t, state.dt, seen.pairs, T, P, state.X, accuracy, self.penalised
+            old, self.opt, state.t, state.dt, found, P, state.X, accuracy, self.penalised, escaped
         )
         if ahead is not None and state.guess is not None:
             state = replace(state, guess=torch.cat([ahead, state.guess[:, ahead.shape[1] :]], dim=1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,11 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import flows
-from ..differences import Reach, third_derivatives
+from ..differences import Known, Reach, third_derivatives
 from ..errors import DivergenceError
-from .base import PROCESSES, TRACKING_MARGIN, Observation, Process, State
+from .base import CACHE, PROCESSES, Observation, Process, State
 
 # All eigenvalues are in thresholds: 1 is the edge of stability.
+EDGE_MARGIN = 0.25  # a flow is near the edge once its top eigenvalue is above 1 - this
 MAX_STABLE_SHARPNESS = 4.0  # the stable flow is stopped there: it is stiff by then, and far from the optimizer
 MAX_HEUN_STEP = 1.5  # λ dt; Heun's method is stable up to 2
 MAX_SECOND_ORDER = 0.05  # second-order part of a step over its first: beyond it, the unit is divided anew
@@ -24,6 +25,9 @@ MAX_DISCARDED = 0.5  # where it was larger than that, it does not tell how finel
 MAX_SUBSTEPS = 400  # in a unit of time
 MAX_SMOOTHNESS_ERROR = 0.1  # of HU by differences: beyond it the loss is not smooth
 ASSUMED_GROWTH = 2.0  # of the sharpness, in units of how fast it last changed
+MIN_GROWTH = 0.02  # of H, a unit of time: it is supposed to grow by that at least, and 1 / P as fast as ν may decay
+MAX_UNSEEN = 10.0  # units of time without a look at eigenvalues
+MAX_UNSEEN_GROWTH = 2.0  # of the time without, from one look to the next
 NO_REACH = Reach()
 
 
@@ -39,11 +43,14 @@ class Trend:
         The eigenvalue.
     slope : float
         Change in a unit of time; infinite if there was none before.
+    age : float
+        Units of time from then to now; 0 if unknown.
     """
 
     t: float
     top: float
     slope: float = math.inf
+    age: float = field(default=0.0, metadata=CACHE)
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class Flow(Process):
 
     label = "flow"
     state_type: ClassVar[type[FlowState]] = FlowState
-    tracks = True
+    default_eig_every = 0
 
     @classmethod
     def check(cls, opt):
@@ -108,16 +115,18 @@ class Flow(Process):
         before, t = state.trend, state.t
         trend = Trend(t, max(seen.pairs.values.tolist(), default=0.0))
         if before and t > before.t:
-            trend = replace(trend, slope=(trend.top - before.top) / (t - before.t))
+            trend = replace(trend, slope=(trend.top - before.top) / (t - before.t), age=t - before.t)
         return replace(seen, state=replace(seen.state, trend=trend))
 
     def may_exceed(self, state: FlowState, limit: float) -> bool:
         """Whether the top eigenvalue may have passed a limit, in thresholds, since it was computed."""
         trend = state.trend
-        if trend is None or state.t <= trend.t:
-            return False
-        growth = ASSUMED_GROWTH * abs(trend.slope) * (state.t - trend.t) / max(trend.top, 1e-30)
-        return trend.top * math.exp(min(growth, 100)) > limit * self.opt.threshold
+        if trend is None:
+            return True
+        seen, least = ASSUMED_GROWTH * abs(trend.slope) / max(trend.top, 1e-30), MIN_GROWTH + self.opt.rate
+        age, rate = state.t - trend.t, max(seen, least)
+        grown = age > 0 and trend.top * math.exp(min(rate * age, 100)) > limit * self.opt.threshold
+        return grown or age >= min(MAX_UNSEEN, MAX_UNSEEN_GROWTH * trend.age)
 
     def flow_step(self, seen: Observation, dt: float, critical=None, modes=None) -> flows.Step:
         """A step of length dt from an observed state."""
@@ -144,12 +153,17 @@ class Flow(Process):
         return step, dt
 
     def third_derivatives(
-        self, seen: Observation, U: Float[Tensor, "n k"], HU: Float[Tensor, "n k"], p: Float[Tensor, "n"]
+        self,
+        seen: Observation,
+        U: Float[Tensor, "n k"],
+        HU: Float[Tensor, "n k"],
+        p: Float[Tensor, "n"],
+        known: Known | None = None,
     ) -> tuple[Float[Tensor, "k k n"], Reach]:
         """∇(uᵢᵀHuⱼ) by differences of gradients, and how far they reached."""
         s: Any = seen.state
         assert seen.g is not None
-        T, off, reach = third_derivatives(self.f, s.w, seen.g, U, HU, p, s.reach)
+        T, off, reach = third_derivatives(self.f, s.w, seen.g, U, HU, p, s.reach, known)
         if off > MAX_SMOOTHNESS_ERROR:
             raise DivergenceError(
                 f"second derivatives of the loss are off from differences of its gradient by {off:.0%}: it is not "
@@ -171,7 +185,7 @@ class Stable(Flow):
     def observe(self, state: FlowState, i: int, others: Mapping[str, Observation]) -> Observation:
         if state.ended:
             return Observation(i, state)
-        near = 1 - TRACKING_MARGIN
+        near = 1 - EDGE_MARGIN
         limit = near if state.trend is None else max(near, 1.3 * state.trend.top / self.opt.threshold)
         seen = self.evaluate(state, i, self.due(i) or int(self.may_exceed(state, limit)))
         trend = seen.state.trend

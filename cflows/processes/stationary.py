@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import flows, stationary
+from .. import stationary
+from ..critical import float64
 from ..optimizers import RMSProp
 from ..records import Variable
 from .base import COMMON, PROCESSES, Observation
@@ -85,6 +86,7 @@ class Stationary(Flow):
 
     label = "stationary flow"
     state_type: ClassVar = StationaryState
+    default_eig_every = 10
     penalised: ClassVar[bool] = True
     variables = (
         *COMMON,
@@ -131,7 +133,7 @@ class Stationary(Flow):
             seen = replace(seen, state=replace(seen.state, interval=1.0))  # what is extrapolated has gone astray
         V, p = seen.state.V, seen.p
         assert p is not None
-        X = self.opt.learning_rate(state.t) ** 2 / 4 * flows.float64(V.T @ (p[:, None] * V))
+        X = self.opt.learning_rate(state.t) ** 2 / 4 * float64(V.T @ (p[:, None] * V))
         variances = np.linalg.eigvalsh((X + X.T) / 2)[::-1].clip(min=0)
         row |= {"variances": variances.tolist(), "predicted_loss": seen.row["loss"] + float(variances.sum())}
         return replace(seen, row=seen.row | row)

@@ -1,0 +1,103 @@
+"""What a refresh finds anew, and what it takes over from the last one."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import mlp_objective
+from cost import Counted
+
+from cflows import RMSProp, simulate
+from cflows.critical import Critical, Modes
+from cflows.differences import Known, central_differences
+from cflows.processes import subspace
+
+K = 4
+
+
+@pytest.fixture
+def refreshed():
+    """An objective, P, K P-orthonormal vectors, and the subspace that they are the critical eigenvectors of."""
+    f = mlp_objective()
+    rng = np.random.default_rng(0)
+    P = torch.from_numpy(rng.uniform(1, 2, (f.dim, 1)))
+    U = torch.linalg.qr(torch.from_numpy(rng.standard_normal((f.dim, K))))[0] / P.sqrt()
+    T = f.hessian_gradients(f.w0, U)
+    modes = Modes(torch.full((K,), 2.0).double(), U, P * U)
+    return f, P, U, subspace.Subspace(modes, Critical(np.zeros((K, K)), U, T), 0.0, 1.0)
+
+
+def test_what_is_known_costs_no_gradient(refreshed):
+    f, _, U, known = refreshed
+    counted, pairs = Counted.of(f), np.ones((K, K), dtype=bool)
+    pairs[0], pairs[:, 0] = False, False
+    g = f.value_and_grad(f.w0)[1]
+    T = central_differences(counted, f.w0, g, U, 1e-4, Known(known.critical.T, pairs))[1]
+    assert counted.evaluations == 2 * (K + K - 1)
+    torch.testing.assert_close(T, known.critical.T, rtol=1e-4, atol=1e-6)
+
+
+def test_third_derivatives_turn_with_the_basis_to_the_axes_of_the_oscillation(refreshed):
+    f, P, U, known = refreshed
+    rng = np.random.default_rng(1)
+    turn = torch.linalg.qr(torch.from_numpy(rng.standard_normal((K, K))))[0]
+    root = torch.from_numpy(rng.standard_normal((K, K)))
+    X = root @ root.T
+    Q, carried = known.rotated(U @ turn, P, X)
+    basis = U @ turn @ Q
+    torch.testing.assert_close(carried.T, f.hessian_gradients(f.w0, basis))
+    C = basis.T @ (P * U)
+    across = C @ X @ C.T
+    torch.testing.assert_close(across, torch.diag(across.diagonal()))
+
+
+def test_every_mixed_derivative_has_its_turn(refreshed):
+    _, P, U, known = refreshed
+    X, found = torch.eye(K).double(), np.zeros((K, K), dtype=int)
+    for turn in range(K - 1):
+        carried = subspace.replace(known, turn=turn).rotated(U, P, X)[1]
+        found += ~carried.pairs
+    assert found[np.triu_indices(K, 1)].tolist() == [1] * (K * (K - 1) // 2)
+    assert subspace.replace(known, stale=True).rotated(U, P, X)[1].pairs.sum() == 0
+
+
+def test_one_that_was_not_there_is_found_with_all_its_pairs(refreshed):
+    f, P, U, known = refreshed
+    other = torch.from_numpy(np.random.default_rng(2).standard_normal((f.dim, 1)))
+    other = other - U @ (U.T @ (P * other))
+    new = torch.cat([U[:, :2], other / (P * other.square()).sum().sqrt()], dim=1)
+    Q, carried = known.rotated(new, P, torch.eye(K).double())
+    mixed = (Q[2].abs() > 0.5).nonzero().item()  # the axis of the new one
+    assert not carried.pairs[mixed].any()
+
+
+def test_a_share_that_came_true():
+    P, expected = torch.ones(3, 1), torch.eye(3)
+    seen = torch.stack([expected[0], -expected[1], torch.tensor([1.0, 0.0, 0.5])], dim=1)
+    assert subspace.came_true(expected, seen, P).tolist() == [1.0, 0.0, 0.5]
+    assert subspace.came_true(None, seen, P).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_by_default_flows_look_where_they_need_to():
+    f, opt = mlp_objective(width=8, examples=20), RMSProp(0.01, 0.95, bias_correction=True)
+    tree = simulate(f, opt, 60, progress=False)
+    seen = {name: tree[name]["eigenvalues"][:, 0].notnull().values for name in ("discrete", "stable", "central")}
+    assert seen["discrete"].nonzero()[0].tolist() == list(range(0, 60, 10))
+    for name in ("stable", "central"):
+        looks = seen[name].nonzero()[0]
+        assert looks[0] == 0
+        assert np.diff(looks).max() <= 10
+        assert len(looks) < 60
+    assert float(tree["central"]["eigenvalues"][20:].max()) < 2.05
+
+
+def test_far_beyond_the_edge_only_the_largest_eigenvalues_are_lowered():
+    """Until they are at 2: then as many are followed as there are."""
+    f, opt = mlp_objective(width=8, examples=20), RMSProp(0.05, 0.95, bias_correction=True)
+    with pytest.warns(UserWarning, match="the 8 largest are lowered"):
+        flow = simulate(f, opt, 40, ("central",), progress=False)["central"]
+    top, count = flow["eigenvalues"][:, 0].values, np.isfinite(flow["eigenvalues"]).sum("eig").values
+    beyond = np.nanargmax(top < 2.1)
+    assert top[0] > 2.5
+    assert 0 < beyond < 30
+    assert count[:beyond].max() <= 9
+    assert np.nanmax(top[beyond:]) < 2.1
