@@ -39,7 +39,7 @@ def simulate(
     outputs: Outputs | None = None,
     records: Sequence[Record | str] = (),
     branch_step: int = 0,
-    accuracy: float = 0.05,
+    accuracy: float = 0.02,
     snapshot_every: int = 0,
     replay_steps: int = 0,
     replay_from: Sequence[int] | None = None,
@@ -77,7 +77,8 @@ def simulate(
         Compute them every so many steps; 0: no more often than a process itself needs them, which is never but for
         flows; a mapping means 0 for processes that it leaves out. By default 10 for the optimizer, its midpoints and
         stationary flows, and 0 for the others. A flow itself looks at its largest eigenvalues when the top one may have
-        grown, at least every ten units of time, and the central flow, once that is above 1.5, as ``accuracy`` asks for.
+        grown, at least every ten units of time; the central flow, once that is above 1.5, as ``accuracy`` asks for, at
+        least every five.
     eig_tol : float
         Their residuals, relative to the largest (`top_eigenpairs`; three times that for those below 1.5), at most;
         the central flow's are no more than a tenth of ``accuracy``. An eigenvalue's own error is of the order of the

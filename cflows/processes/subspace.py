@@ -27,7 +27,7 @@ MIN_DRIFT = 0.01  # thresholds: what the drift has missed of θ - λ counts rela
 MAX_NU_CORRECTION = 0.01  # share of ν: the correction is of first order, and right to its square
 MAX_INTERVAL_GROWTH = 2.0  # of the time between refreshes, from one to the next
 MIN_INTERVAL_GROWTH = 0.5
-MAX_INTERVAL = 10.0  # units of time between refreshes
+MAX_INTERVAL = 5.0  # units of time between refreshes
 MIN_RISE = 0.001  # a unit of time: an eigenvalue that comes near is supposed to grow by that share, at least
 ASSUMED_RISE = 2.0  # in units of how fast it last rose
 # An eigenvector bends quadratically away from its extrapolation. ∫₀¹ t (1 + t) / 2 dt is the mean of what that misses,
@@ -210,7 +210,8 @@ def correct(
             lag = float(np.linalg.norm(missed)) / (old.drifted + MIN_DRIFT * opt.threshold)
             off, stale = max(lag, float(strayed) ** 0.5), lag > accuracy
             growth = float(np.clip((accuracy / max(off, 1e-12)) ** 0.5, MIN_INTERVAL_GROWTH, MAX_INTERVAL_GROWTH))
-            growth = MIN_INTERVAL_GROWTH if escaped or not known.any() else growth
+            growth = MIN_INTERVAL_GROWTH if escaped else growth
+            growth = growth if known.all() else 0.0  # nothing is known of how a new one turns
             same = torch.as_tensor(known, dtype=U.dtype, device=U.device)
             R = R / torch.as_tensor(1 - out * known, dtype=U.dtype, device=U.device).sqrt()  # to unit vectors
             change = T - torch.einsum("ca,db,cdn->abn", R, R, past.after(-age).T)
