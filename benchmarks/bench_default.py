@@ -1,6 +1,6 @@
 """What the default call costs, by counts, and how far it strays: five networks, several values of ``accuracy``.
 
-    make bench
+    make bench BENCH=default
 
 Each flow runs for 100 units of time, ν's memory, from where eigenvalues have been at 2 for 20 units. Gradients,
 linearisations and Hessian-vector products are counted; the last two count as many gradients as they take the time of.

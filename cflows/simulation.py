@@ -80,15 +80,15 @@ def simulate(
         grown, at least every ten units of time; the central flow, once that is above 1.5, as ``accuracy`` asks for, at
         least every five.
     eig_tol : float
-        Their residuals, relative to the largest (`top_eigenpairs`; three times that for those below 1.5), at most;
-        the central flow's are no more than a tenth of ``accuracy``. An eigenvalue's own error is of the order of the
-        square.
+        Their residuals, relative to the largest (`top_eigenpairs`), at most. The central flow's are no more than a
+        tenth of ``accuracy``, three times that for those below 1.8, and 0.1 as long as it is beyond the edge. An
+        eigenvalue's own error is of the order of the square.
     substeps : int
         Steps of the central flow in a unit of time, at least; more are taken where the flow bends, an eigenvalue λ is
-        large (⌈λ/2.5⌉), or one has left 2 by more than 0.01. Where one is above 2 from the start, the oscillation is
-        made such as to lower it by at least 0.2 a unit of time until it is 2. As long as it
-        is beyond 2.1, the flow is simplified: the eight largest eigenvalues are lowered, each by itself. The flow ends
-        where nothing would lower it (a quadratic loss under gradient descent), or at λ = 1000.
+        large (⌈λ/2.5⌉), or one has left 2 by more than 0.01 within a unit of time. Where one is above 2 from the start,
+        the oscillation is made such as to lower it by at least 0.2 a unit of time until it is 2. As long as one has
+        never been below 2.1, the flow is simplified: the eight largest eigenvalues are lowered, each by itself. The
+        flow ends where nothing would lower one (a quadratic loss under gradient descent), or at λ = 1000.
     coords : sequence of int
         Weights whose squared gradient and ν are recorded at every step.
     outputs : callable, Tensor (n,) -> Tensor (m,), optional

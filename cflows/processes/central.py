@@ -117,7 +117,7 @@ class Central(Flow):
 
     def eigenvalues_due(self, state: CentralState, between: bool = False) -> int:
         """How many eigenvalues to compute now, at a whole step or between two; near the edge as the accuracy asks."""
-        s, asked, least = state.subspace, self.eig_every or math.inf, min(state.near + 1, self.f.dim)
+        s, asked, least = state.subspace, self.eig_every or math.inf, min(state.near + 1, self.most_pairs(state))
         if between and self.beyond(state):
             return 0
         if s is None:
@@ -125,7 +125,7 @@ class Central(Flow):
         interval = min(s.interval, asked) if self.near_edge(state) else asked
         if state.t >= s.refreshed + interval - (1e-9 if between else 0.5) and (interval < 1 - 1e-9 or not between):
             return max(self.settings.eigs, least) if state.t >= s.refreshed + asked - 0.5 else least
-        return 0 if self.near_edge(state) else least * self.may_exceed(state, 1 - EDGE_MARGIN)
+        return least if not self.near_edge(state) and self.may_exceed(state, 1 - EDGE_MARGIN) else 0
 
     def near_edge(self, state: CentralState) -> bool:
         """Whether an eigenvalue was near the threshold when they were last computed."""
@@ -246,13 +246,13 @@ class Central(Flow):
         if seen.pairs is None or seen.p is None:
             return seen
         state, values, i, edge = seen.state, seen.pairs.values, seen.i, self.opt.threshold
-        top, k = max(values.tolist(), default=0.0), self.count_critical(state, values)
+        top = max(values.tolist(), default=0.0)
         relative = top / edge
         if relative > MAX_CENTRAL_SHARPNESS:
             why = (
-                f"the effective sharpness is {top:.3g}, far beyond the edge, "
-                "where a unit of time takes very long and says nothing of the optimizer; let the optimizer settle "
-                "first (burn_in), or use a larger eps or a smaller lr"
+                f"the effective sharpness is {top:.3g}, far beyond the edge, where a unit of time takes very long and "
+                "says nothing of the optimizer; let the optimizer settle first (burn_in), or use a larger eps or a "
+                "smaller lr"
             )
             return replace(seen, state=state.stopped(i, why))
         state = replace(state, settled=state.settled or relative <= MAX_TRUSTED_SHARPNESS)
@@ -267,6 +267,7 @@ class Central(Flow):
             state = state.doubted(i, why)
         T, reach, known = state.w.new_zeros(0, 0, self.f.dim), state.reach, None
         P, accuracy = seen.p[:, None], self.settings.accuracy
+        k = min(self.count_critical(state, values), self.most_pairs(state))
         U, HU = seen.pairs.U[:, :k], seen.pairs.HU[:, :k]
         if k:
             Q, known = old.rotated(U, P, state.X) if old else (torch.eye(k, dtype=U.dtype, device=U.device), None)
@@ -278,6 +279,8 @@ class Central(Flow):
         subspace, ahead = correct(
             old, self.opt, state.t, state.dt, found, P, state.X, accuracy, self.penalised, escaped
         )
+        if not state.settled:  # the mixed third derivatives are not known
+            subspace = replace(subspace, stale=True)
         if ahead is not None and state.guess is not None:
             state = replace(state, guess=torch.cat([ahead, state.guess[:, ahead.shape[1] :]], dim=1))
         return replace(seen, state=replace(state, subspace=subspace, reach=Reach(*reach)))
