@@ -27,7 +27,7 @@ from .records import RECORDS
 DIGITS, DIGITS_PER_WEIGHT = 4, 3
 EXACT = math.inf  # of weights and eigenvalues
 STATE_DIGITS = {"nu": 3.6, "p": 3, "penalty": 3, "V": 3}  # of fields of states that replays start from: 12 and 10 bits
-DEFAULT_TOLERANCE = 3.0  # of a variable that declares none, in units of a run's accuracy
+DEFAULT_TOLERANCE = 15.0  # of a variable that declares none, in units of a run's accuracy
 MIN_TOLERANCE, MAX_TOLERANCE = 1e-3, 0.3  # that of rounding; however rough a run is
 COSTS = dict.fromkeys(("gap", "products", "rank", "seconds"))  # of convex programs: not compared
 

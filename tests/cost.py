@@ -71,7 +71,7 @@ class Problem:
     def reference(self):
         """With many small steps, each with a refresh."""
         finer = {"substeps": 8} if self.flow == "central" else {}
-        return self.run(accuracy=1e-7, eig_tol=1e-7, eig_every=1, **finer)[0]
+        return self.run(accuracy=4e-09, eig_tol=1e-7, eig_every=1, **finer)[0]
 
 
 PROBLEMS = {
@@ -85,7 +85,7 @@ PROBLEMS = {
     "turning": Problem(bent, GradientDescent(0.2), 10, options={"eigs": 1, "eig_every": 20}),
     "growing": Problem(
         growing, RMSProp(0.1, 0.9, bias_correction=True), 70,
-        options={"eigs": 1, "eig_every": 20, "accuracy": 0.01},
+        options={"eigs": 1, "eig_every": 20, "accuracy": 0.0004},
     ),
     "stable": Problem(
         lambda: mlp_objective(width=8, examples=20), RMSProp(0.01, 0.95, bias_correction=True), 40, "stable",

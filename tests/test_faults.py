@@ -31,7 +31,7 @@ def test_near_a_minimum_single_precision_sees_what_double_precision_sees(seed):
         f = Objective(lambda w, D=D: ((D @ w).tanh() - 0.3).square().mean() + 0.3 * (D @ w).square().mean(),
                       1.5 * torch.ones(8, dtype=dtype))  # fmt: skip
         opt = RMSProp(2e-2, 0.95, bias_correction=True)
-        trees.append(quiet(f, opt, 190, ("central",), accuracy=0.01)["central"])
+        trees.append(quiet(f, opt, 190, ("central",), accuracy=0.0004)["central"])
     for tree in trees:
         assert float(tree["eigenvalues"][60:, 0].max()) < 2.01
     assert float(trees[1]["variances"][-1, 0]) > 0
@@ -296,7 +296,7 @@ def test_options_of_any_kind_are_plain_numbers(tmp_path, kind):
         assert opt._correction(1) == 1 - float(np.float32(0.999))  # in double precision
     f = Objective(lambda w: w.cosh().sum(), torch.ones(2))
     for _ in range(2):  # the second goes on from the checkpoint of the first
-        tree = quiet(f, opt, 3, accuracy=kind(0.01), eig_tol=kind(1e-3), checkpoint=tmp_path / "run.ckpt")
+        tree = quiet(f, opt, 3, accuracy=kind(0.0004), eig_tol=kind(1e-3), checkpoint=tmp_path / "run.ckpt")
     assert tree["central"].sizes["step"] == 3
     assert cflows.GradientDescent(lambda t: kind(0.1)).learning_rate(1) == float(kind(0.1))
 

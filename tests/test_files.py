@@ -30,7 +30,7 @@ def test_a_tree_that_a_user_saved_can_be_looked_at(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "central (step 6" in shown
     assert "distance/P (step 6" in shown
-    assert "accuracy: 0.02" in shown
+    assert "accuracy: 0.002" in shown
     xr.testing.assert_identical(files.load(tmp_path / "mine.nc")["central"].dataset, run()["central"].dataset)
     with pytest.raises(ValueError, match="is not a run of an experiment"):
         store.load(tmp_path / "mine.nc")

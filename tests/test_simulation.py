@@ -269,7 +269,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
 @pytest.mark.parametrize("replay_steps", [8, 40])  # from before and after the stationary flows begin
 def test_the_last_steps_can_be_computed_again(tmp_path, replay_steps):
     f = mlp_objective(width=8, examples=20)
-    options = {"branch_step": 30, "coords": [1], "outputs": lambda w: w[:2] ** 2, "eig_tol": 1e-6, "accuracy": 1e-6}
+    options = {"branch_step": 30, "coords": [1], "outputs": lambda w: w[:2] ** 2, "eig_tol": 1e-6, "accuracy": 4e-8}
     tree = quiet(f, OPT, 60, ALL, replay_steps=replay_steps, eig_every=1, **options)
     tree.to_netcdf(tmp_path / "run.nc", engine="h5netcdf")
     with xr.open_datatree(tmp_path / "run.nc", engine="h5netcdf") as stored:
@@ -381,7 +381,7 @@ def test_a_start_beyond_the_edge_ends_at_the_edge():
     f = mlp_objective()
     with pytest.warns(UserWarning, match="the central flow starts with .* eigenvalues .*burn_in"):
         node = quiet(f, RMSProp(0.01, 0.95, bias_correction=True), 60, ("central",))["central"]
-    top = node["eigenvalues"][:, 0].values
+    top = node["eigenvalues"][:, 0].dropna("step").values
     assert top[0] > 8
     assert top[-1] == pytest.approx(2, rel=5e-3)
     assert np.isfinite(node["predicted_loss"]).all()

@@ -23,6 +23,8 @@ from ..optimizers import Optimizer
 from ..records import Variable
 from ..registry import Registry
 
+REFRESH_ERROR = 25.0  # over ν's memory a trajectory is off by about 1 / 25 of what is missed between two refreshes
+MAX_REFRESH_ERROR = 0.5
 Row = dict[str, Any]  # numbers, lists and tensors by the name of their variable
 Outputs = Callable[[Tensor], Tensor]  # weights (n,) -> (m,)
 
@@ -57,9 +59,14 @@ class Settings:
     eig_tol: float
     coords: Int[Tensor, "c"]
     substeps: int = 1
-    accuracy: float = 0.01
+    accuracy: float = 0.002
     branch_step: int = 0
     outputs: Outputs | None = None
+
+    @property
+    def refresh_error(self) -> float:
+        """What eigenvectors may turn from one refresh to the next, and curvature miss, relative to itself."""
+        return min(REFRESH_ERROR * self.accuracy, MAX_REFRESH_ERROR)
 
 
 #: Marks a field of a state that may be dropped: where a solver starts, or the signs of eigenvectors. None until known.
@@ -137,9 +144,9 @@ COMMON = (
     Variable("p_sum", "", "trace of the preconditioner P; n / tr P is the harmonic mean of the effective step sizes"),
     Variable("eigenvalues", "eig", "largest eigenvalues of P⁻¹H, descending"),
     Variable("eig_residual", "", "largest residual of the eigenvalues, in their units", None),
-    Variable("variances", "eig", "variances along the P-orthonormal eigenvectors of Σ, descending", 25, 0.0),
+    Variable("variances", "eig", "variances along the P-orthonormal eigenvectors of Σ, descending", 125, 0.0),
     Variable("sharpness", "", "largest eigenvalue of H itself, at steps at which snapshots are taken"),
-    Variable("grad_sq", "coord", "squared gradient at some weights", 25),
+    Variable("grad_sq", "coord", "squared gradient at some weights", 125),
     Variable("nu", "coord", "ν at some weights"),
     Variable("outputs", "output", "functions of the weights that were asked for"),
 )  # fmt: skip

@@ -21,8 +21,7 @@ from .flow import EDGE_MARGIN, Flow, FlowState
 from .subspace import MAX_REFINEMENT, Refresh, Subspace, correct
 
 # All eigenvalues are in thresholds: 1 is the edge of stability.
-TRACKING_MARGIN = 0.1  # eigenvalues above 1 - this are followed, and the next
-CRITICAL_MARGIN = 0.025  # eigenvalues above 1 - this may oscillate in the next step
+CRITICAL_MARGIN = 0.1  # eigenvalues above 1 - this may come to oscillate: they are followed, and the next
 MAX_CENTRAL_SHARPNESS = 500.0  # the flow ends there: a unit of time would take hundreds of steps
 MAX_START_SHARPNESS = 1.25  # beyond it the user is told that the flow starts far beyond the edge
 MAX_START_PAIRS = 8  # eigenpairs that are found as long as a flow is beyond the edge
@@ -78,19 +77,19 @@ class Central(Flow):
     state_type: ClassVar = CentralState
     snapshots = True
     penalised: ClassVar[bool] = True
-    tracks_above = 1 - TRACKING_MARGIN
+    tracks_above = 1 - CRITICAL_MARGIN
     variables = (
         *COMMON,
-        Variable("predicted_grad_norm_sq", "", "mean squared norm of the gradient: ‖∇L‖² + Σᵢ θ²pᵢ²Σᵢᵢ", 25),
-        Variable("predicted_grad_sq", "coord", "mean squared gradient at some weights: g² + θ²p² ⊙ diag Σ", 25),
+        Variable("predicted_grad_norm_sq", "", "mean squared norm of the gradient: ‖∇L‖² + Σᵢ θ²pᵢ²Σᵢᵢ", 125),
+        Variable("predicted_grad_sq", "coord", "mean squared gradient at some weights: g² + θ²p² ⊙ diag Σ", 125),
         Variable("predicted_outputs", "output", "mean outputs: f + ½⟨∇²f, Σ⟩"),
-        Variable("output_deviations", "output", "standard deviations of the outputs: (∇fᵀ Σ ∇f)^½", 25),
+        Variable("output_deviations", "output", "standard deviations of the outputs: (∇fᵀ Σ ∇f)^½", 125),
         Variable("displacements", "eig", "vᵀP(w_t - w(t)) of the optimizer along the eigenvectors v of Σ", None),
-        Variable("rise", "", "rate at which the eigenvalues would rise if nothing oscillated: -⟨X, α⟩ / tr X", 25),
+        Variable("rise", "", "rate at which the eigenvalues would rise if nothing oscillated: -⟨X, α⟩ / tr X", 125),
         Variable(
-            "curvature_reduction", "", "rate at which curvature regularisation lowers them: ⟨X, B₁[X]⟩ / tr X", 25
+            "curvature_reduction", "", "rate at which curvature regularisation lowers them: ⟨X, B₁[X]⟩ / tr X", 125
         ),
-        Variable("nu_growth", "", "rate at which the growth of ν lowers them: ⟨X, B₂[X]⟩ / tr X", 25),
+        Variable("nu_growth", "", "rate at which the growth of ν lowers them: ⟨X, B₂[X]⟩ / tr X", 125),
         Variable(
             "trusted",
             "",
@@ -99,9 +98,9 @@ class Central(Flow):
     )
 
     def eig_tol(self, state, top):
-        """As of `Process`, but no more than a tenth of the accuracy: eigenvectors that are off seem to turn."""
+        """As of `Process`, but no more than a tenth of what eigenvectors may turn: those that are off seem to turn."""
         rounding = 100 * torch.finfo(self.f.w0.dtype).eps
-        tol = min(self.settings.eig_tol, max(self.settings.accuracy / 10, rounding))
+        tol = min(self.settings.eig_tol, max(self.settings.refresh_error / 10, rounding))
         beyond = self.beyond(state) or (not state.settled and top > MAX_TRUSTED_SHARPNESS * self.opt.threshold)
         return max(tol, START_TOL) if beyond else tol
 
@@ -266,18 +265,20 @@ class Central(Flow):
             why = f"the top eigenvalue of P⁻¹H has left {edge:g} and is {top:.3g}, so that its predictions are off"
             state = state.doubted(i, why)
         T, reach, known = state.w.new_zeros(0, 0, self.f.dim), state.reach, None
-        P, accuracy = seen.p[:, None], self.settings.accuracy
+        P, error = seen.p[:, None], self.settings.refresh_error
         k = min(self.count_critical(state, values), self.most_pairs(state))
         U, HU = seen.pairs.U[:, :k], seen.pairs.HU[:, :k]
         if k:
-            Q, known = old.rotated(U, P, state.X) if old else (torch.eye(k, dtype=U.dtype, device=U.device), None)
+            Q, known = torch.eye(k, dtype=U.dtype, device=U.device), None
+            if old:
+                Q, known = old.rotated(U, values[:k], P, state.X)
             U, HU = U @ Q, HU @ Q
             if not state.settled:  # each by itself
                 known = Known(U.new_zeros(k, k, len(U)), np.ones((k, k), dtype=bool))
             T, reach = self.third_derivatives(seen, U, HU, seen.p, known)
         found = Refresh(seen.pairs, U, HU, T, known.pairs if known else None)
         subspace, ahead = correct(
-            old, self.opt, state.t, state.dt, found, P, state.X, accuracy, self.penalised, escaped
+            old, self.opt, state.t, state.dt, found, P, state.X, error, self.penalised, escaped
         )
         if not state.settled:  # the mixed third derivatives are not known
             subspace = replace(subspace, stale=True)

@@ -24,6 +24,7 @@ from .flow import Flow, FlowState
 STAGES = ((0.0, 1 / 6), (0.5, 1 / 3), (0.5, 1 / 3), (1.0, 1 / 6))
 MIN_SHARE = 1e-6  # of the largest eigenvalue of V's Gram matrix: directions below it are rounding
 MAX_INTERVAL_GROWTH = 2.0  # of the time between solutions, from one to the next
+VELOCITY_ERROR = 5.0  # of a flow just before a new solution, in units of the accuracy: on average it is a third
 MAX_CHANGE = 2.0  # factor by which an extrapolated p may differ from the last solution
 
 
@@ -162,7 +163,7 @@ class Stationary(Flow):
             off = (g + expected) / self.bounded(p, g, t) - velocity
             error = ((found.p * off.square()).sum() / (found.p * velocity.square()).sum()).sqrt().item()
             row["extrapolation"] = error
-            growth = min(MAX_INTERVAL_GROWTH, math.sqrt(self.settings.accuracy / max(error, 1e-12)))
+            growth = min(MAX_INTERVAL_GROWTH, math.sqrt(VELOCITY_ERROR * self.settings.accuracy / max(error, 1e-12)))
             state = replace(state, interval=max(1.0, growth * (t - state.last.t)))
         return replace(state, V=V, last=Solved(t, found.p, penalty), before=state.last), row
 

@@ -23,11 +23,12 @@ from ..eigen import Eigenpairs
 from ..optimizers import Optimizer
 
 MAX_SIN2_ROTATION = 0.1  # squared sine beyond which an eigenvector is a new one, not the old one that has turned
+TIE = 1e-4  # of all variance, by which eigenvalues decide among axes of Σ
 MIN_DRIFT = 0.01  # thresholds: what the drift has missed of θ - λ counts relative to this, at least
 MAX_NU_CORRECTION = 0.01  # share of ν: the correction is of first order, and right to its square
 MAX_INTERVAL_GROWTH = 2.0  # of the time between refreshes, from one to the next
 MIN_INTERVAL_GROWTH = 0.5
-MAX_INTERVAL = 5.0  # units of time between refreshes
+MAX_INTERVAL = 10.0  # units of time between refreshes
 MIN_RISE = 0.001  # a unit of time: an eigenvalue that comes near is supposed to grow by that share, at least
 ASSUMED_RISE = 2.0  # in units of how fast it last rose
 # An eigenvector bends quadratically away from its extrapolation. ∫₀¹ t (1 + t) / 2 dt is the mean of what that misses,
@@ -95,19 +96,22 @@ class Subspace:
     stale: bool = False
 
     def rotated(
-        self, U: Float[Tensor, "n k"], P: Float[Tensor, "n 1"], X: Tensor | None
+        self, U: Float[Tensor, "n k"], values: Float[Tensor, "k"], P: Float[Tensor, "n 1"], X: Tensor | None
     ) -> tuple[Float[Tensor, "k k"], Known | None]:
         """A basis of new critical eigenvectors in which Σ is diagonal, and the third derivatives that are known in it.
 
         Along the axes of Σ third derivatives are found anew at every refresh, since the penalty is made of them. Of the
-        mixed ones, only a share is found anew, in turn. The others are those that are expected.
+        mixed ones, only a share is found anew, in turn. The others are those that are expected. What does not
+        oscillate stays an eigenvector: by its small share the eigenvalue decides among axes of equal variance.
         """
         k, past = U.shape[1], self.critical
         eye = torch.eye(k, dtype=U.dtype, device=U.device)
         if past is None or X is None:
             return eye, None
         R, rest = project(U, past.U, P)
-        Q = torch.linalg.eigh(R.T @ X @ R)[1].flip(1)
+        variances = R.T @ X @ R
+        tie = TIE * max(float(variances.trace()), torch.finfo(U.dtype).tiny) * values / values.abs().max()
+        Q = torch.linalg.eigh(variances + tie.diag())[1].flip(1)
         R, rest = R @ Q, rest @ Q
         known = squares(rest, P) < MAX_SIN2_ROTATION
         T = torch.einsum("ca,db,cdn->abn", R, R, past.T)
@@ -155,7 +159,7 @@ def correct(
     found: Refresh,
     P: Float[Tensor, "n 1"],
     X: Tensor | None,
-    accuracy: float,
+    error: float,
     penalised: bool,
     escaped: bool,
 ) -> tuple[Subspace, Float[Tensor, "n m"] | None]:
@@ -175,8 +179,8 @@ def correct(
         Diagonal of P.
     X : Tensor (j, j), optional
         Covariance over the critical eigenvectors in the last step.
-    accuracy : float
-        Error that decides when the next refresh is due.
+    error : float
+        How far eigenvectors may turn, and curvature be off, until the next refresh.
     penalised : bool
         Whether the flow has its curvature penalty.
     escaped : bool
@@ -208,8 +212,8 @@ def correct(
             missed = np.outer(known, known) * (A - r.T @ past.A @ r)
             strayed = squares(project(critical, past.U, P)[1], P).max(where=known, initial=0.0)
             lag = float(np.linalg.norm(missed)) / (old.drifted + MIN_DRIFT * opt.threshold)
-            off, stale = max(lag, float(strayed) ** 0.5), lag > accuracy
-            growth = float(np.clip((accuracy / max(off, 1e-12)) ** 0.5, MIN_INTERVAL_GROWTH, MAX_INTERVAL_GROWTH))
+            off, stale = max(lag, float(strayed) ** 0.5), lag > error
+            growth = float(np.clip((error / max(off, 1e-12)) ** 0.5, MIN_INTERVAL_GROWTH, MAX_INTERVAL_GROWTH))
             growth = MIN_INTERVAL_GROWTH if escaped else growth
             growth = growth if known.all() else 0.0  # nothing is known of how a new one turns
             same = torch.as_tensor(known, dtype=U.dtype, device=U.device)
