@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cflows import Objective, data, models
+from cflows import Objective, data, models, store
 
 TOKENS, LENGTH, WIDTH = 8, 8, 32
+DEVICE = store.device()  # a GPU if there is one
 
 
 def images(per_class: int) -> tuple[Tensor, Tensor]:
@@ -20,13 +21,17 @@ def images(per_class: int) -> tuple[Tensor, Tensor]:
     return inputs, F.one_hot(labels, 4).to(inputs.dtype)
 
 
+def objective(module: nn.Module, inputs: Tensor, targets: Tensor) -> Objective:
+    return Objective.from_module(module.to(DEVICE), nn.MSELoss(), inputs.to(DEVICE), targets.to(DEVICE))
+
+
 def resnet(per_class: int) -> Objective:
-    return Objective.from_module(models.ResNet(8, 1, 4), nn.MSELoss(), *images(per_class))
+    return objective(models.ResNet(8, 1, 4), *images(per_class))
 
 
 def mlp() -> Objective:
     layers = nn.Linear(768, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 4)
-    return Objective.from_module(nn.Sequential(nn.Flatten(), *layers), nn.MSELoss(), *images(250))
+    return objective(nn.Sequential(nn.Flatten(), *layers), *images(250))
 
 
 def sorting() -> tuple[Tensor, Tensor]:
@@ -86,6 +91,6 @@ NETWORKS = {
     "ResNet, 200 images": Network(lambda: resnet(50), 1e-4, 20),
     "ResNet, 1,000 images": Network(lambda: resnet(250), 1e-4, 50),
     "MLP, 1,000 images": Network(mlp, 1e-4, 50),
-    "GPT, 128 sequences": Network(lambda: Objective.from_module(GPT(), nn.MSELoss(), *sorting()), 1e-3, 50),
-    "LSTM, 128 sequences": Network(lambda: Objective.from_module(LSTM(), nn.MSELoss(), *sorting()), 2e-3, 50),
+    "GPT, 128 sequences": Network(lambda: objective(GPT(), *sorting()), 1e-3, 50),
+    "LSTM, 128 sequences": Network(lambda: objective(LSTM(), *sorting()), 2e-3, 50),
 }

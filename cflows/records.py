@@ -34,7 +34,7 @@ class Variable:
     name: str
     dim: str
     meaning: str
-    tolerance: float | None = 3.0
+    tolerance: float | None = 15.0
     padding: float = np.nan
 
 

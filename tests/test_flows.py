@@ -282,7 +282,9 @@ def test_halving_the_substep_moves_the_central_flow_by_less_each_time():
     opt = RMSProp(0.01, 0.95, bias_correction=True)
     ends = {}
     for m in (1, 2, 4, 8):
-        tree = cflows.simulate(f, opt, 80, ("central",), substeps=m, eigs=3, accuracy=4e-08, eig_every=1, progress=False)
+        tree = cflows.simulate(
+            f, opt, 80, ("central",), substeps=m, eigs=3, accuracy=4e-08, eig_every=1, progress=False
+        )
         locked = (tree["central"]["variances"] > 0).any("eig")
         assert int(locked.sum()) > 30  # it is the central flow that is tested
         ends[m] = tree["central"]["predicted_loss"].values[-20:]
