@@ -72,7 +72,9 @@ def start(network, f, opt):
     )  # fmt: skip
     at = run[f"state/{network.burn_in}/discrete"]
     flow, since = central(f, opt, accuracy=0.05), 0
-    state = flow.start(*(torch.tensor(at[name].values) for name in ("w", "nu")), network.burn_in + 1)
+    state = flow.start(
+        *(torch.tensor(at[name].values, device=f.w0.device) for name in ("w", "nu")), network.burn_in + 1
+    )
     for i in itertools.count():
         seen = flow.observe(state, i, {})
         since = since + 1 if any(v > 0 for v in seen.row["variances"]) else 0
@@ -99,7 +101,7 @@ def compare(name):
     w, nu, _ = begin
     exact, losses, _ = follow(central(f, opt, eig_tol=1e-3, accuracy=2e-3, substeps=3), begin)
     gradient = seconds(lambda: f.value_and_grad(w))
-    hvp, V = f.linearize(w)[2], torch.randn(f.dim, 4)
+    hvp, V = f.linearize(w)[2], torch.randn(f.dim, 4).to(w)
     linearisation, product = seconds(lambda: f.linearize(w)) / gradient, seconds(lambda: hvp(V)) / 4 / gradient
     rows = []
     for accuracy in ACCURACIES:

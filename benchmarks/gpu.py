@@ -1,6 +1,6 @@
 """What a GPU makes of it: tests, seconds a unit of time on five networks, and a run of the size of the paper's.
 
-    python benchmarks/gpu.py FOLDER [--minutes 10] [--lr 1e-4] [--steps 1000]
+    python benchmarks/gpu.py FOLDER [--minutes 10] [--lr 1e-4] [--steps 800]
 
 The run stops when its time is over, and goes on from its checkpoint when the same is called again. All results are
 written to the folder. TF32 is off: that is PyTorch's default for products of matrices, not for convolutions.
@@ -19,10 +19,11 @@ import warnings
 from pathlib import Path
 
 import torch
+import xarray as xr
 from bench_default import central, start
 from networks import NETWORKS
 
-from cflows import RMSProp, experiments, store
+from cflows import RMSProp, experiments, files, store
 
 torch.backends.cudnn.allow_tf32 = False
 torch.backends.cuda.matmul.allow_tf32 = False
@@ -87,10 +88,11 @@ def table() -> dict[str, dict[str, float]]:
 
 
 def paper(lr: float, steps: int, folder: Path, seconds: float) -> None:
-    """The run, what time is left for; and its convex programs."""
+    """A run of the size of the paper's, and its convex programs, in the time that is left; its curves are kept."""
     e = experiments.get(
-        "rmsprop-resnet", "paper", lr=lr, steps=steps, branch_step=steps * 7 // 10, snapshot_every=steps // 10,
-        replay_from=(steps // 2, steps * 8 // 10),
+        "rmsprop-resnet", "paper", lr=lr, burn_in=50, steps=steps, branch_step=0, replay_steps=0, replay_from=(),
+        snapshot_every=steps // 8, processes=("discrete", "midpoint", "stable", "central", "ablated"),
+        eig_every={"midpoint": 20},
     )  # fmt: skip
 
     def stop(*_):
@@ -98,18 +100,27 @@ def paper(lr: float, steps: int, folder: Path, seconds: float) -> None:
 
     signal.signal(signal.SIGALRM, stop)
     signal.alarm(max(int(seconds), 1))
+    begin = time.monotonic()
     try:
-        begin = time.monotonic()
-        experiments.compute(e)
+        tree = experiments.compute(e)
         print(f"run: {time.monotonic() - begin:.0f} s", flush=True)
-        experiments.solve_convex_programs(e)
+        files.save(folder / f"{e.path.stem}.curves.nc", curves(tree))
+        solved = experiments.solve_convex_programs(e).drop_vars(["nu_all", "nu_stationary_all"])
+        files.save(folder / f"{e.path.stem}.programs.nc", xr.DataTree(solved))
         print(f"and its programs: {time.monotonic() - begin:.0f} s", flush=True)
     except KeyboardInterrupt:
         print("the time is over; call it again to go on", flush=True)
+        if e.path.with_suffix(".ckpt").exists():
+            files.save(folder / f"{e.path.stem}.unfinished.nc", curves(files.load(e.path.with_suffix(".ckpt"))))
     signal.alarm(0)
-    for path in (e.path, e.convex_programs_path):
-        if path.exists():
-            store.put(path, folder)
+
+
+def curves(tree: xr.DataTree) -> xr.DataTree:
+    """A run without what it has for each weight."""
+    kept = {n.path: n.to_dataset() for n in tree.subtree if not n.path.startswith(("/snapshots", "/state", "/now"))}
+    found = xr.DataTree.from_dict({path: data.astype("float32") for path, data in kept.items() if data.data_vars})
+    found.attrs = tree.attrs
+    return found
 
 
 def main() -> int:
@@ -117,20 +128,21 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--lr", type=float, default=1e-4)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--skip-tests", action="store_true")
     parser.add_argument("--skip-table", action="store_true")
     begin, chosen = time.monotonic(), parser.parse_args()
     chosen.folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("CFLOWS_CACHE", str(chosen.folder / "cache"))
     print(store.hardware(), torch.__version__, flush=True)
     code = 0
-    if not chosen.skip_table:
+    if not chosen.skip_tests:
         tests = Path(__file__).parents[1] / "tests/test_device.py"
         code = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", str(tests)]).returncode
         print(f"tests: {time.monotonic() - begin:.0f} s", flush=True)
-        (chosen.folder / "gpu.json").write_text(
-            json.dumps({"hardware": store.hardware(), "networks": table()}, indent=1)
-        )
+    if not chosen.skip_table:
+        measured = {"hardware": store.hardware(), "torch": torch.__version__, "networks": table()}
+        (chosen.folder / "gpu.json").write_text(json.dumps(measured, indent=1))
         print(f"table: {time.monotonic() - begin:.0f} s", flush=True)
     if chosen.steps:
         paper(chosen.lr, chosen.steps, chosen.folder, 60 * chosen.minutes - (time.monotonic() - begin))

@@ -67,6 +67,7 @@ class Binding(nn.Module):
             if isinstance(owner, nn.Embedding) and owner.padding_idx is not None and id(owner.weight) in index:
                 self.idle.split(self.sizes)[index[id(owner.weight)]].view_as(owner.weight)[owner.padding_idx] = True
         _check_memory({**dict(zip(self.names, self.own, strict=True)), **others}, len(self.own))
+        self.recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
         self.modes = [(layer, layer.training) for layer in module.modules()]
 
     def forward(self, compute: Callable[[], R]) -> R:

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ import pooch
 import torch
 import xarray as xr
 
-from . import files
+from . import __version__, files
 from .processes import PROCESSES
 from .records import RECORDS
 
@@ -138,7 +137,8 @@ def kept(path: Path, device: str | torch.device, make: Callable[[Path | None], x
         warnings.warn(f"the run will not be kept: {error} (environment variable CFLOWS_CACHE)", stacklevel=3)
     begin = time.monotonic()
     tree = make(checkpoint)
-    made = {name: tree.attrs.pop(name, version(name)) for name in ("cflows", "torch")}
+    here = {"cflows": __version__, "torch": str(torch.__version__)}
+    made = {name: tree.attrs.pop(name, version) for name, version in here.items()}
     made |= {"hardware": hardware(device), "date": datetime.now(UTC).isoformat(timespec="seconds")}
     made["seconds"] = float(tree.attrs.pop("seconds", time.monotonic() - begin))
     tree.attrs["provenance"] = json.dumps(made)

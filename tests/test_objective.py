@@ -207,3 +207,34 @@ def test_split_between_processes(tmp_path):
 def test_split_asks_for_an_initialised_group():
     with pytest.raises(ValueError, match="init_process_group"):
         split.run(slice(None), True)
+
+
+def precisions():
+    """What PyTorch is told of TF32, in the names that it has for it, and of cuDNN."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    if hasattr(cudnn, "conv"):
+        return [x.fp32_precision for x in (cudnn.conv, cudnn.rnn, matmul)], cudnn.enabled
+    return ["tf32" if x.allow_tf32 else "ieee" for x in (cudnn, matmul)], cudnn.enabled
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_derivatives_are_without_tf32_and_without_kernels_that_have_no_second_ones(recurrent):
+    """GPUs use TF32 for convolutions unless they are told not to, and cuDNN's recurrent layers have no products."""
+    before, seen = precisions(), []
+
+    class Told(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.GRU(2, 3, batch_first=True) if recurrent else nn.Linear(2, 3)
+
+        def forward(self, x):
+            seen.append(precisions())
+            y = self.inner(x)
+            return y[0] if recurrent else y
+
+    f = Objective.from_module(Told(), nn.MSELoss(), torch.randn(4, 5, 2), torch.randn(4, 5, 3))
+    f.hvp(f.w0, torch.ones(f.dim, 1))
+    assert seen
+    assert all(set(names) == {"ieee"} and enabled is not recurrent for names, enabled in seen)
+    assert precisions() == before
+    assert before[0] != seen[0][0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -41,9 +42,36 @@ class Term(NamedTuple):
 
 
 def within(binding: Binding | None, w: Float[Tensor, "n"] | None, compute: Callable[[], Any]) -> Any:
-    """The result of a computation with gradients enabled, and with the pieces of w as the module's parameters."""
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
+    """The result of a computation with gradients enabled, and with the pieces of w as the module's parameters.
+
+    Without kernels that have no second derivatives: fused attention, and cuDNN's recurrent layers.
+    """
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), exact(bool(binding and binding.recurrent)):
         return binding.within(w, compute) if binding else compute()
+
+
+@contextmanager
+def exact(recurrent: bool) -> Iterator[None]:
+    """Without TF32, whose rounding error, 1e-3, would hide third derivatives: GPUs use it for convolutions by default.
+
+    Parameters
+    ----------
+    recurrent : bool
+        Whether to do without cuDNN, too.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    new = hasattr(cudnn, "conv") and hasattr(cudnn.conv, "fp32_precision")  # since PyTorch 2.9
+    name, off = ("fp32_precision", "ieee") if new else ("allow_tf32", False)
+    settings = [(x, name, off) for x in ((cudnn.conv, cudnn.rnn, matmul) if new else (cudnn, matmul))]
+    settings += [(cudnn, "enabled", False)] if recurrent else []
+    before = [(x, key, getattr(x, key)) for x, key, _ in settings]
+    try:
+        for x, key, value in settings:
+            setattr(x, key, value)
+        yield
+    finally:
+        for x, key, value in before:
+            setattr(x, key, value)
 
 
 def value(terms: Sequence[Term], w: Float[Tensor, "n"]) -> Float[Tensor, ""]:
