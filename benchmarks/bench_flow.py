@@ -89,7 +89,7 @@ def timed(f, w, unit):
 
 def compare(labels, k):
     opt, f = objective(labels)
-    ours = Central(Settings(f, opt, 1, 0.01, NONE, accuracy=0.01), 100)
+    ours = Central(Settings(f, opt, 4, 0.01, NONE), 0)  # the defaults of `simulate`
     state = begun = start(ours, ours.start(f.w0, opt.init(f.w0), 1), k)
     w, nu, t = state.w, state.nu, state.t
     refreshes, steps = [], itertools.count(1)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
+
+from cflows import files
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -93,6 +96,71 @@ def flow(entries: Sequence[dict]) -> list[str]:
     ]
 
 
+def default(entries: Sequence[dict]) -> list[str]:
+    head = ["network", "weights", "locked", "`accuracy`", "gradients", "linearisations", "products", "cost"]
+    rows = []
+    for e in entries:
+        for x in e["rows"]:
+            names = [e["network"], f"{e['size']:,}", str(x["locked"])] if x is e["rows"][0] else ["", "", ""]
+            counts = [f"{x[what]:.2g}" for what in ("gradients", "linearisations", "products", "cost")]
+            errors = [small(x[what], 1) for what in ("weights", "nu", "loss")]
+            rows.append([*names, small(x["accuracy"]), *counts, *errors])
+    ratios = [x["weights"] / x["accuracy"] for e in entries for x in e["rows"]]
+    dear = ", ".join(f"{e['product']:.1f} ({e['network'].split(',')[0]})" for e in entries)
+    return [
+        "## The central flow, as `simulate` runs it",
+        "",
+        "Five networks over 100 units of time, from where an eigenvalue has been locked at 2 for 20 units, with the "
+        "defaults of `simulate` but for `accuracy`, whose default is 2e‑3. Counted for a unit of "
+        "time: gradients, linearisations (a gradient with its graph) and products with the Hessian; *cost* is their sum"
+        f" in gradients' time, of which a product takes {dear}. Errors are those at the end from steps of a third and "
+        "refreshes as often as an accuracy of 8e‑5 asks for: of the weights and of ν, as shares "
+        "of the way that they go, and of the predicted loss, the mean over all steps. *Locked* is the most at once.",
+        "",
+        *table([*head, "w", "ν", "loss"], rows),
+        f"The error of the weights is {min(ratios):.1g} to {max(ratios):.1g} times the accuracy that was asked for.",
+        "",
+    ]
+
+
+def on_gpu(measured: dict, run: xr.DataTree | None) -> list[str]:
+    rows = [
+        [
+            name,
+            f"{x['weights']:,}",
+            *(seconds(x[what]) for what in ("gradient", "product", "unit")),
+            f"{x['waits']:.0f}",
+        ]
+        for name, x in measured["networks"].items()
+    ]
+    lines = [
+        "## On a GPU",
+        "",
+        f"The same networks on an {measured['hardware']} (PyTorch {measured['torch']}, single precision without TF32), "
+        "by `benchmarks/gpu.py`. *Waits*: how often in a unit of time the processor waits for the device. Networks of "
+        "this size do not fill it: it is launching small kernels that takes the time.",
+        "",
+        *table(["network", "weights", "a gradient", "a product", "a unit of time", "waits"], rows),
+    ]
+    if run is None:
+        return lines
+    optimizer = json.loads(json.loads(run.attrs["fingerprint"])["optimizer"])
+    options, n = json.loads(run.attrs["options"]), run["distance"].sizes["step"]
+    last = slice(n - 20, n)
+    loss = float(run["discrete"]["loss"][last].mean())
+    found = {name: float(run[name]["predicted_loss"][last].mean()) for name in ("central", "ablated")}
+    lines += [
+        f"The network of the `paper` preset ({json.loads(run.attrs['fingerprint'])['weights']:,} weights, 1,000 images "
+        f"of 32 × 32, η = {optimizer['lr']:g}, {options['burn_in']} steps of burn-in) was followed there for {n} steps "
+        f"by {len(options['processes'])} processes, in {seconds(float(run.attrs['seconds']))}: all that there was time "
+        f"for. Over the last 20 steps RMSProp's loss is {loss:.4f} on average. The central flow predicts "
+        f"{found['central']:.4f}; its loss at its own weights is {float(run['central']['loss'][last].mean()):.4f}. "
+        f"Without the curvature penalty it predicts {found['ablated']:.4f}.",
+        "",
+    ]
+    return lines
+
+
 def slope(pairs: Sequence[tuple[float, float]]) -> float:
     x, y = np.log(np.array(pairs)).T
     return float(np.polyfit(x, y, 1)[0])
@@ -135,7 +203,8 @@ def growth(entries: Sequence[dict]) -> list[str]:
         "images of 16 × 16):",
         "",
         *table(
-            ["critical", *head, "products"], [[str(e["k"]), *cost(e), str(e["products"])] for e in rows["critical"]]
+            ["critical", *head, "products", "gradients"],
+            [[str(e["k"]), *cost(e), *(str(e[what]) for what in ("products", "gradients"))] for e in rows["critical"]],
         ),
         exponents("k", rows["critical"]),
         "",
@@ -184,7 +253,7 @@ def network(entries: Sequence[dict]) -> list[str]:
     ]
 
 
-def page(results: dict[str, dict], remarks: str = "") -> str:
+def page(results: dict[str, dict], remarks: str = "", gpu: dict | None = None, run: xr.DataTree | None = None) -> str:
     lines = [
         "(benchmarks)=",
         "# Benchmarks",
@@ -201,6 +270,10 @@ def page(results: dict[str, dict], remarks: str = "") -> str:
         name: [e["extra_info"] | {"test": e["name"], "time": e["stats"]["median"]} for e in result["benchmarks"]]
         for name, result in results.items()
     }
+    if "default" in results:
+        lines += [*default(entries["default"]), origin(results["default"]), ""]
+    if gpu:
+        lines += on_gpu(gpu, run)
     if "flow" in results:
         lines += [*flow(entries["flow"]), origin(results["flow"]), ""]
     if "growth" in results:
@@ -260,5 +333,7 @@ def page(results: dict[str, dict], remarks: str = "") -> str:
 def write(results: Path, folder: Path) -> None:
     """Write `benchmarks.md` into a folder, from pytest-benchmark's files in another."""
     found = {p.stem: json.loads(p.read_text()) for p in sorted(results.glob("*.json"))}
-    remarks = results / "remarks.md"
-    (folder / "benchmarks.md").write_text(page(found, remarks.read_text() if remarks.exists() else ""))
+    remarks, run, gpu = results / "remarks.md", results / "gpu.nc", found.pop("gpu", None)
+    text = remarks.read_text() if remarks.exists() else ""
+    curves = files.load(run, sealed=True) if run.exists() else None
+    (folder / "benchmarks.md").write_text(page(found, text, gpu, curves))

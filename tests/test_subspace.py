@@ -1,12 +1,13 @@
 """What a refresh finds anew, and what it takes over from the last one."""
 
+import math
 import warnings
 
 import numpy as np
 import pytest
 import torch
 from conftest import mlp_objective
-from cost import Counted
+from cost import PROBLEMS, Counted
 
 from cflows import RMSProp, simulate
 from cflows.critical import Critical, Modes
@@ -134,3 +135,20 @@ def test_third_derivatives_are_all_found_where_a_flow_has_come_down_to_the_edge(
     assert len(known.A) > 1
     exact = f.hessian_gradients(seen.state.w, known.U)
     torch.testing.assert_close(known.T, exact, rtol=1e-2, atol=1e-4 * float(exact.abs().max()))
+
+
+def test_when_an_eigenvector_is_expected_to_begin_to_oscillate(refreshed):
+    """As fast as it last rose, from 1.6 to 1.8 in 4 units of time; those that fall or oscillate are left out."""
+    known = subspace.replace(refreshed[3], modes=Modes(torch.tensor([1.9, 1.8, 1.7, 1.6]), *refreshed[3].modes[1:]))
+    oscillates = np.array([True, False, False, False])
+    soon = known.onset(torch.tensor([1.95, 1.75, 1.65, 1.8]), oscillates, 4.0, 2.0)
+    assert soon == pytest.approx(4 * math.log(2 / 1.8) / math.log(1.8 / 1.6))
+    assert known.onset(torch.tensor([1.95, 1.75, 1.65, 1.5]), oscillates, 4.0, 2.0) == math.inf
+
+
+def test_a_flow_looks_again_at_once_where_something_begins_to_oscillate():
+    problem = PROBLEMS["growing"]
+    flow = simulate(problem.objective(), problem.opt, 50, ("central",), progress=False)["central"]
+    first = int(np.flatnonzero(flow["variances"][:, 0] > 0)[0])
+    looks = flow["eigenvalues"].dropna("step", how="all")["step"].values
+    assert {first, first + 1, first + 2} <= set(looks)

@@ -367,4 +367,6 @@ class Objective:
             raise ValueError(f"got {terms.describe(w)} where a tensor of shape {expected} is needed")
         if w.dtype != self.w0.dtype:
             raise TypeError(f"got {w.dtype} where the weights are {self.w0.dtype}; convert with .to(f.w0)")
+        if w.device != self.w0.device:
+            raise ValueError(f"got a tensor on {w.device} where the weights are on {self.w0.device}; use .to(f.w0)")
         return w

@@ -277,9 +277,7 @@ class Central(Flow):
                 known = Known(U.new_zeros(k, k, len(U)), np.ones((k, k), dtype=bool))
             T, reach = self.third_derivatives(seen, U, HU, seen.p, known)
         found = Refresh(seen.pairs, U, HU, T, known.pairs if known else None)
-        subspace, ahead = correct(
-            old, self.opt, state.t, state.dt, found, P, state.X, error, self.penalised, escaped
-        )
+        subspace, ahead = correct(old, self.opt, state.t, state.dt, found, P, state.X, error, self.penalised, escaped)
         if not state.settled:  # the mixed third derivatives are not known
             subspace = replace(subspace, stale=True)
         if ahead is not None and state.guess is not None:

@@ -24,6 +24,7 @@ from ..optimizers import Optimizer
 
 MAX_SIN2_ROTATION = 0.1  # squared sine beyond which an eigenvector is a new one, not the old one that has turned
 TIE = 1e-4  # of all variance, by which eigenvalues decide among axes of Σ
+MIN_SHARE = 0.01  # of all variance, from which on an eigenvector counts as one that oscillates
 MIN_DRIFT = 0.01  # thresholds: what the drift has missed of θ - λ counts relative to this, at least
 MAX_NU_CORRECTION = 0.01  # share of ν: the correction is of first order, and right to its square
 MAX_INTERVAL_GROWTH = 2.0  # of the time between refreshes, from one to the next
@@ -81,6 +82,8 @@ class Subspace:
         What ν has missed, from a refresh to the end of the step.
     turn : int
         Number of the refresh.
+    oscillating : int
+        How many eigenvectors oscillated then.
     stale : bool
         Whether all third derivatives are due at the next.
     """
@@ -93,6 +96,7 @@ class Subspace:
     drifted: float = 0.0
     deficit: Tensor | None = None
     turn: int = 0
+    oscillating: int = 0
     stale: bool = False
 
     def rotated(
@@ -136,6 +140,14 @@ class Subspace:
         change = (opt.preconditioner(nu, t) - before).expand(len(U))
         A = self.critical.A + float64(opt.threshold * U.T @ (change[:, None] * U))
         return replace(self, critical=self.critical._replace(A=A), deficit=None), nu
+
+    def onset(self, values: Float[Tensor, "k"], oscillates: Bool[np.ndarray, "k"], t: float, threshold: float) -> float:
+        """Units of time until one of the critical eigenvectors is expected to start to oscillate, as it last rose."""
+        soonest = math.inf
+        for now, before, begun in zip(values.tolist(), self.modes.values.tolist(), oscillates, strict=False):
+            if before < now < threshold and not begun:
+                soonest = min(soonest, (t - self.refreshed) * math.log(threshold / now) / math.log(now / before))
+        return soonest
 
     def missed(
         self, opt: Optimizer, P: Float[Tensor, "n 1"], critical: Float[Tensor, "n k"], X: Tensor | None, t: float
@@ -196,7 +208,8 @@ def correct(
     k, values, U = T.shape[0], pairs.values, pairs.U
     A = float64(critical.T @ (opt.threshold * P * critical - HU))
     A, missed, dU, dT = (A + A.T) / 2, np.zeros((k, k)), torch.zeros_like(critical), torch.zeros_like(T)
-    interval, arrival, ahead, deficit, stale = dt, math.inf, None, None, False
+    interval, arrival, onset, ahead, deficit, stale = dt, math.inf, math.inf, None, None, False
+    begun, age = 0, dt
     if old:
         age, past = t - old.refreshed, old.critical
         deficit = old.missed(opt, P, critical, X, t)
@@ -216,16 +229,21 @@ def correct(
             growth = float(np.clip((error / max(off, 1e-12)) ** 0.5, MIN_INTERVAL_GROWTH, MAX_INTERVAL_GROWTH))
             growth = MIN_INTERVAL_GROWTH if escaped else growth
             growth = growth if known.all() else 0.0  # nothing is known of how a new one turns
+            share = shares(project(U[:, :k], past.U, P)[0], X)
+            onset = max(old.onset(values[:k], share > MIN_SHARE / 10, t, opt.threshold), 1.0)
+            begun = int((share > MIN_SHARE / 10).sum())
+            if (share > MIN_SHARE).sum() > old.oscillating:  # ν and the eigenvectors begin to change faster
+                growth = 0.0
             same = torch.as_tensor(known, dtype=U.dtype, device=U.device)
             R = R / torch.as_tensor(1 - out * known, dtype=U.dtype, device=U.device).sqrt()  # to unit vectors
             change = T - torch.einsum("ca,db,cdn->abn", R, R, past.after(-age).T)
-            share = came_true(age * past.dU @ R if torch.is_tensor(past.dU) else None, away, P)
-            dU = same * share * away / age
-            moving = torch.outer(same * share, same * share).sqrt()
+            true = came_true(age * past.dU @ R if torch.is_tensor(past.dU) else None, away, P)
+            dU = same * true * away / age
+            moving = torch.outer(same * true, same * true).sqrt()
             if carried is not None:  # what is not seen is not supposed to go on changing
                 moving = moving * torch.as_tensor(~carried, dtype=U.dtype, device=U.device)
             dT = moving[:, :, None] * change / age
-        interval = min(growth * age, MAX_INTERVAL)
+        interval = min(growth * age, MAX_INTERVAL, onset)
         if k < min(len(values), len(old.modes.values)):  # the next must not come to the threshold unseen
             now, before = (max(float(x[k]), 1e-3 * opt.threshold) for x in (values, old.modes.values))
             rate = max(math.log(now / before) / age, MIN_RISE)
@@ -236,9 +254,9 @@ def correct(
     if old:
         ahead = U + interval / age * recognised * turned
     rates = (dU, dT) if old and old.critical else (0.0, 0.0)
-    seen = Critical(A - missed, critical, T, penalised, missed / interval, *rates) if k else None
+    seen = Critical(A - missed, critical, T, penalised, missed / max(interval, age), *rates) if k else None
     turn = old.turn + 1 if old else 0
-    return Subspace(Modes(values, U, P * U), seen, t, interval, arrival, 0.0, deficit, turn, stale), ahead
+    return Subspace(Modes(values, U, P * U), seen, t, interval, arrival, 0.0, deficit, turn, begun, stale), ahead
 
 
 def project(
@@ -247,6 +265,12 @@ def project(
     """Coefficients of U over V, and the part of U that is P-orthogonal to V."""
     R = torch.linalg.solve(V.T @ (P * V), V.T @ (P * U))
     return R, U - V @ R
+
+
+def shares(R: Float[Tensor, "j k"], X: Tensor | None) -> Float[np.ndarray, "k"]:
+    """Shares of some vectors in all variance, given their coefficients over those that X is the covariance of."""
+    variances = float64((R * (X @ R)).sum(0)) if X is not None else np.zeros(R.shape[1])
+    return variances / max(variances.sum(), 1e-300)
 
 
 def came_true(
