@@ -44,13 +44,14 @@ def refresh_and_step(width, examples, size, k, batch_size=None):
     pairs = eigen.top_eigenpairs(hvp, p, k + 1, tol=1e-2)
     X, known, gradients = torch.diag(torch.arange(k, 0.0, -1)), None, k * (k + 1)
     refreshes, steps = [], []
-    for i in range(4):
+    critical: Critical | None = None
+    for _ in range(4):
         begin = time.perf_counter()
         _, g, hvp = f.linearize(w + 1e-4 * g)
         again = eigen.top_eigenpairs(hvp, p, k + 1, pairs.start, tol=1e-2)
         U = again.U[:, :k]
-        if i:  # the mixed third derivatives of one axis, in turn: the others are known
-            past = Subspace(Modes(again.values, critical.U, critical.U), critical, 0.0, 1.0, turn=i)
+        if critical:  # the mixed third derivatives of one axis, in turn: the others are known
+            past = Subspace(Modes(again.values, critical.U, critical.U), critical, 0.0, 1.0, turn=len(steps))
             Q, known = past.rotated(U, again.values[:k], p[:, None], X)
             U, gradients = U @ Q, 2 * int((~known.pairs[np.tril_indices(k)]).sum())
         T = differences.central_differences(f, w, g, U, 0.01, known)[1]

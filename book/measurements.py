@@ -146,16 +146,17 @@ def on_gpu(measured: dict, run: xr.DataTree | None) -> list[str]:
         return lines
     optimizer = json.loads(json.loads(run.attrs["fingerprint"])["optimizer"])
     options, n = json.loads(run.attrs["options"]), run["distance"].sizes["step"]
-    last = slice(n - 20, n)
-    loss = float(run["discrete"]["loss"][last].mean())
-    found = {name: float(run[name]["predicted_loss"][last].mean()) for name in ("central", "ablated")}
+
+    def late(process: str, variable: str) -> float:
+        return float(run[process].to_dataset()[variable][-20:].mean())
+
     lines += [
         f"The network of the `paper` preset ({json.loads(run.attrs['fingerprint'])['weights']:,} weights, 1,000 images "
         f"of 32 × 32, η = {optimizer['lr']:g}, {options['burn_in']} steps of burn-in) was followed there for {n} steps "
         f"by {len(options['processes'])} processes, in {seconds(float(run.attrs['seconds']))}: all that there was time "
-        f"for. Over the last 20 steps RMSProp's loss is {loss:.4f} on average. The central flow predicts "
-        f"{found['central']:.4f}; its loss at its own weights is {float(run['central']['loss'][last].mean()):.4f}. "
-        f"Without the curvature penalty it predicts {found['ablated']:.4f}.",
+        f"for. Over the last 20 steps RMSProp's loss is {late('discrete', 'loss'):.4f} on average. The central flow predicts "
+        f"{late('central', 'predicted_loss'):.4f}; its loss at its own weights is {late('central', 'loss'):.4f}. "
+        f"Without the curvature penalty it predicts {late('ablated', 'predicted_loss'):.4f}.",
         "",
     ]
     return lines

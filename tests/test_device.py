@@ -1,5 +1,6 @@
 """Everything runs on a GPU, and says the same there. Without one these tests are skipped."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -48,6 +49,33 @@ def test_stationary_flows_and_convex_programs():
     here, gpu = (tree["stationary"]["nu_sum"].values for tree in trees)
     np.testing.assert_allclose(gpu, here, rtol=1e-4)
     np.testing.assert_allclose(solved[1]["speed"], solved[0]["speed"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"), [(nn.LSTM(3, 4, batch_first=True), (5, 6, 3)), (nn.Conv2d(3, 4, 3), (5, 3, 8, 8))]
+)
+def test_derivatives_in_single_precision(layer, shape):
+    """cuDNN has no second derivatives of recurrent layers, and rounds convolutions to TF32."""
+
+    def first(y):
+        return y[0] if isinstance(y, tuple) else y
+
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = copy.deepcopy(layer)
+
+        def forward(self, x):
+            return first(self.layer(x)).tanh()
+
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    y, found = torch.zeros_like(first(layer(x)).detach()), []
+    for device in ("cpu", "cuda"):
+        f = Objective.from_module(Wrapped().to(device), nn.MSELoss(), x.to(device), y.to(device))
+        V = torch.linspace(-1, 1, f.dim, device=device)[:, None]
+        found.append([v.cpu() for v in (f.value_and_grad(f.w0)[1], f.hvp(f.w0, V))])
+    for here, gpu in zip(*found, strict=True):
+        torch.testing.assert_close(gpu, here, rtol=0, atol=2e-5 * float(here.abs().max()))
 
 
 def test_a_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
