@@ -154,9 +154,10 @@ def on_gpu(measured: dict, run: xr.DataTree | None) -> list[str]:
         f"The network of the `paper` preset ({json.loads(run.attrs['fingerprint'])['weights']:,} weights, 1,000 images "
         f"of 32 × 32, η = {optimizer['lr']:g}, {options['burn_in']} steps of burn-in) was followed there for {n} steps "
         f"by {len(options['processes'])} processes, in {seconds(float(run.attrs['seconds']))}: all that there was time "
-        f"for. Over the last 20 steps RMSProp's loss is {late('discrete', 'loss'):.4f} on average. The central flow predicts "
-        f"{late('central', 'predicted_loss'):.4f}; its loss at its own weights is {late('central', 'loss'):.4f}. "
-        f"Without the curvature penalty it predicts {late('ablated', 'predicted_loss'):.4f}.",
+        f"for. Over the last 20 steps RMSProp's loss is {late('discrete', 'loss'):.4f} on average. The central flow "
+        f"predicts {late('central', 'predicted_loss'):.4f}; at its own weights the loss is "
+        f"{late('central', 'loss'):.4f}. Without the curvature penalty the flow predicts "
+        f"{late('ablated', 'predicted_loss'):.4f}.",
         "",
     ]
     return lines

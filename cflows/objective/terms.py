@@ -59,7 +59,8 @@ def exact(recurrent: bool) -> Iterator[None]:
     recurrent : bool
         Whether to do without cuDNN, too.
     """
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    matmul = torch.backends.cuda.matmul
     new = hasattr(cudnn, "conv") and hasattr(cudnn.conv, "fp32_precision")  # since PyTorch 2.9
     name, off = ("fp32_precision", "ieee") if new else ("allow_tf32", False)
     settings = [(x, name, off) for x in ((cudnn.conv, cudnn.rnn, matmul) if new else (cudnn, matmul))]
