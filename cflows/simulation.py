@@ -107,8 +107,8 @@ def simulate(
         extrapolation by no more than 25 times the accuracy (the sine of the angle), and that the rate at which
         eigenvalues move is no further off. The stationary flows extrapolate P̄, so often that their velocity is off by
         no more than 5 times the accuracy (their ``extrapolation``). A refresh that came too late is not redone, the
-        error only sets the next interval: eigenvalues may leave 2 by some thousandths in between, and by more where
-        they change fast.
+        error only sets the next interval: at the default eigenvalues may leave 2 by up to 0.02 in between, and by more
+        where they change fast. Above 0.02 the central flow does not become coarser.
     snapshot_every : int
         Steps between two snapshots of all of w, ν and g² of the optimizer and the central flow; 0: none. A snapshot
         takes six vectors (n,) and one for each critical eigenvalue, in memory and in the checkpoint: with 19,660

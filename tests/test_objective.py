@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 import cflows
 from cflows import Objective, models
+from cflows.objective import terms
 
 
 def test_derivatives_against_the_dense_hessian():
@@ -209,32 +211,73 @@ def test_split_asks_for_an_initialised_group():
         split.run(slice(None), True)
 
 
-def precisions():
-    """What PyTorch is told of TF32, in the names that it has for it, and of cuDNN."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    if hasattr(cudnn, "conv"):
-        return [x.fp32_precision for x in (cudnn.conv, cudnn.rnn, matmul)], cudnn.enabled
-    return ["tf32" if x.allow_tf32 else "ieee" for x in (cudnn, matmul)], cudnn.enabled
+def told():
+    """What PyTorch is told of TF32, in convolutions and products of matrices, and whether to use cuDNN."""
+    matmul = torch.backends.cuda.matmul
+    products = matmul.fp32_precision == "ieee" if hasattr(matmul, "fp32_precision") else not matmul.allow_tf32
+    return torch.backends.cudnn.allow_tf32, products, torch.backends.cudnn.enabled
+
+
+class Told(nn.Module):
+    """A layer that notes what PyTorch is told."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.seen = layer, []
+
+    def forward(self, x):
+        self.seen.append(told())
+        y = self.layer(x)
+        return y[0] if isinstance(y, tuple) else y
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_derivatives_are_without_tf32_and_without_kernels_that_have_no_second_ones(recurrent):
     """GPUs use TF32 for convolutions unless they are told not to, and cuDNN's recurrent layers have no products."""
-    before, seen = precisions(), []
+    before, module = told(), Told(nn.GRU(2, 3, batch_first=True) if recurrent else nn.Linear(2, 3))
+    f = Objective.from_module(module, nn.MSELoss(), torch.randn(4, 5, 2), torch.randn(4, 5, 3))
+    f.hvp(f.w0, torch.ones(f.dim, 1))
+    assert module.seen
+    assert set(module.seen) == {(False, True, not recurrent)}
+    assert told() == before
+    assert before[0]
 
-    class Told(nn.Module):
+
+def test_a_module_may_do_without_cudnn_itself():
+    class Without(nn.Module):
         def __init__(self):
             super().__init__()
-            self.inner = nn.GRU(2, 3, batch_first=True) if recurrent else nn.Linear(2, 3)
+            self.layer = nn.GRU(2, 3, batch_first=True)
 
         def forward(self, x):
-            seen.append(precisions())
-            y = self.inner(x)
-            return y[0] if recurrent else y
+            with torch.backends.cudnn.flags(enabled=False):
+                return self.layer(x)[0]
 
-    f = Objective.from_module(Told(), nn.MSELoss(), torch.randn(4, 5, 2), torch.randn(4, 5, 3))
-    f.hvp(f.w0, torch.ones(f.dim, 1))
-    assert seen
-    assert all(set(names) == {"ieee"} and enabled is not recurrent for names, enabled in seen)
-    assert precisions() == before
-    assert before[0] != seen[0][0]
+    f = Objective.from_module(Without(), nn.MSELoss(), torch.randn(4, 5, 2), torch.randn(4, 5, 3))
+    assert f.hvp(f.w0, torch.ones(f.dim, 1)).isfinite().all()
+
+
+def test_threads_leave_what_pytorch_was_told():
+    """The first to be done does not take from the other what it needs."""
+    before, first, second = told(), threading.Event(), threading.Event()
+    held = terms.Held([(torch.backends.cudnn, "enabled", False)])
+    seen = []
+
+    def short():
+        with held():
+            first.set()
+            second.wait(10)
+
+    def long():
+        first.wait(10)
+        with held():
+            second.set()
+            thread.join(10)
+            seen.append(torch.backends.cudnn.enabled)
+
+    thread, other = threading.Thread(target=short), threading.Thread(target=long)
+    thread.start()
+    other.start()
+    other.join(20)
+    assert seen == [False]
+    assert told() == before

@@ -144,6 +144,8 @@ def test_when_an_eigenvector_is_expected_to_begin_to_oscillate(refreshed):
     soon = known.onset(torch.tensor([1.95, 1.75, 1.65, 1.8]), oscillates, 4.0, 2.0)
     assert soon == pytest.approx(4 * math.log(2 / 1.8) / math.log(1.8 / 1.6))
     assert known.onset(torch.tensor([1.95, 1.75, 1.65, 1.5]), oscillates, 4.0, 2.0) == math.inf
+    fresh = subspace.replace(known, modes=Modes(torch.tensor([-0.5]), *known.modes[1:]))
+    assert 0 < fresh.onset(torch.tensor([1.9]), np.array([False]), 1.0, 2.0) < 1
 
 
 def test_a_flow_looks_again_at_once_where_something_begins_to_oscillate():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -46,33 +47,58 @@ def within(binding: Binding | None, w: Float[Tensor, "n"] | None, compute: Calla
 
     Without kernels that have no second derivatives: fused attention, and cuDNN's recurrent layers.
     """
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), exact(bool(binding and binding.recurrent)):
+    plain = NO_CUDNN() if binding and binding.recurrent else nullcontext()
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), NO_TF32(), plain:
         return binding.within(w, compute) if binding else compute()
 
 
-@contextmanager
-def exact(recurrent: bool) -> Iterator[None]:
-    """Without TF32, whose rounding error, 1e-3, would hide third derivatives: GPUs use it for convolutions by default.
+class Held:
+    """Settings of the whole process, kept at a value as long as any thread needs that.
 
     Parameters
     ----------
-    recurrent : bool
-        Whether to do without cuDNN, too.
+    *settings : (object, str, value)
+        Attributes and what to set them to. Of alternatives in a list the first that can be read is taken.
     """
-    cudnn: Any = torch.backends.cudnn
-    matmul = torch.backends.cuda.matmul
-    new = hasattr(cudnn, "conv") and hasattr(cudnn.conv, "fp32_precision")  # since PyTorch 2.9
-    name, off = ("fp32_precision", "ieee") if new else ("allow_tf32", False)
-    settings = [(x, name, off) for x in ((cudnn.conv, cudnn.rnn, matmul) if new else (cudnn, matmul))]
-    settings += [(cudnn, "enabled", False)] if recurrent else []
-    before = [(x, key, getattr(x, key)) for x, key, _ in settings]
-    try:
-        for x, key, value in settings:
-            setattr(x, key, value)
-        yield
-    finally:
-        for x, key, value in before:
-            setattr(x, key, value)
+
+    def __init__(self, *settings: Sequence[tuple[Any, str, Any]]):
+        self.settings, self.lock, self.users = settings, threading.Lock(), 0
+        self.before: list[tuple[Any, str, Any]] = []
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self.lock:
+            self.users += 1
+            if self.users == 1:
+                self.before = [self._set(alternatives) for alternatives in self.settings]
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.users -= 1
+                if not self.users:
+                    for owner, name, value in reversed(self.before):
+                        setattr(owner, name, value)
+
+    @staticmethod
+    def _set(alternatives: Sequence[tuple[Any, str, Any]]) -> tuple[Any, str, Any]:
+        for owner, name, value in alternatives:
+            with suppress(AttributeError, RuntimeError):  # no such name yet; told of it by others
+                before = getattr(owner, name)
+                setattr(owner, name, value)
+                return owner, name, before
+        raise RuntimeError(f"PyTorch's {', '.join(name for _, name, _ in alternatives)} can't be read")
+
+
+_cudnn: Any = torch.backends.cudnn
+_matmul: Any = torch.backends.cuda.matmul
+#: TF32, in which GPUs compute convolutions by default, rounds to 1e-3, which would hide third derivatives.
+NO_TF32 = Held(
+    [(_cudnn, "allow_tf32", False), (getattr(_cudnn, "conv", None), "fp32_precision", "ieee")],
+    [(_matmul, "fp32_precision", "ieee"), (_matmul, "allow_tf32", False)],
+)
+#: cuDNN's recurrent layers have no second derivatives.
+NO_CUDNN = Held([(_cudnn, "enabled", False)])
 
 
 def value(terms: Sequence[Term], w: Float[Tensor, "n"]) -> Float[Tensor, ""]:

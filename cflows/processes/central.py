@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import flows
 from ..critical import float64
 from ..differences import Known, Reach
+from ..objective.terms import NO_TF32
 from ..records import Variable
 from .base import CACHE, COMMON, PROCESSES, Observation
 from .flow import EDGE_MARGIN, Flow, FlowState
@@ -187,7 +188,8 @@ class Central(Flow):
         if len(s.coords):
             row["predicted_grad_sq"] = (g.square() + extra)[s.coords].tolist()
         if s.outputs is not None:
-            mean, deviation = flows.spread(s.outputs, state.w, factor)
+            with NO_TF32():
+                mean, deviation = flows.spread(s.outputs, state.w, factor)
             row |= {"predicted_outputs": mean.tolist(), "output_deviations": deviation.tolist()}
         if first.drift is not None and first.X.any():
             rise, curvature, growth = flows.Balance.of(first.drift, first.X)

@@ -144,7 +144,8 @@ class Subspace:
     def onset(self, values: Float[Tensor, "k"], oscillates: Bool[np.ndarray, "k"], t: float, threshold: float) -> float:
         """Units of time until one of the critical eigenvectors is expected to start to oscillate, as it last rose."""
         soonest = math.inf
-        for now, before, begun in zip(values.tolist(), self.modes.values.tolist(), oscillates, strict=False):
+        seen = self.modes.values.clamp(min=1e-3 * threshold).tolist()
+        for now, before, begun in zip(values.tolist(), seen, oscillates, strict=False):
             if before < now < threshold and not begun:
                 soonest = min(soonest, (t - self.refreshed) * math.log(threshold / now) / math.log(now / before))
         return soonest
