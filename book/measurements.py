@@ -136,9 +136,9 @@ def on_gpu(measured: dict, run: xr.DataTree | None) -> list[str]:
     lines = [
         "## On a GPU",
         "",
-        f"The same networks on an {measured['hardware']} (PyTorch {measured['torch']}, single precision without TF32), "
-        "by `benchmarks/gpu.py`. *Waits*: how often in a unit of time the processor waits for the device. Networks of "
-        "this size do not fill it: it is launching small kernels that takes the time.",
+        f"Networks of `benchmarks/networks.py` on an {measured['hardware']} (PyTorch {measured['torch']}, single "
+        "precision without TF32), by `benchmarks/gpu.py`. *Waits*: how often in a unit of time the processor waits for "
+        "the device. Networks of this size do not fill it: it is launching small kernels that takes the time.",
         "",
         *table(["network", "weights", "a gradient", "a product", "a unit of time", "waits"], rows),
     ]
@@ -206,7 +206,10 @@ def growth(entries: Sequence[dict]) -> list[str]:
         "",
         *table(
             ["critical", *head, "products", "gradients"],
-            [[str(e["k"]), *cost(e), *(str(e[what]) for what in ("products", "gradients"))] for e in rows["critical"]],
+            [
+                [str(e["k"]), *cost(e), *(str(e.get(what, "–")) for what in ("products", "gradients"))]
+                for e in rows["critical"]
+            ],
         ),
         exponents("k", rows["critical"]),
         "",
