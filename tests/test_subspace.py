@@ -8,8 +8,9 @@ import pytest
 import torch
 from conftest import mlp_objective
 from cost import PROBLEMS, Counted
+from torch import nn
 
-from cflows import RMSProp, simulate
+from cflows import Objective, RMSProp, simulate
 from cflows.critical import Critical, Modes
 from cflows.differences import Known, central_differences
 from cflows.processes import Central, Settings, subspace
@@ -154,3 +155,19 @@ def test_a_flow_looks_again_at_once_where_something_begins_to_oscillate():
     first = int(np.flatnonzero(flow["variances"][:, 0] > 0)[0])
     looks = flow["eigenvalues"].dropna("step", how="all")["step"].values
     assert {first, first + 1, first + 2} <= set(looks)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_the_drift_has_missed_is_not_made_up_for_faster_than_it_accrued(seed):
+    """A start somewhat beyond the edge: an oscillation that did it all at once predicted losses 7 to 9 % off."""
+    rng = torch.Generator().manual_seed(seed)
+    x, y = (torch.randn(40, m, generator=rng, dtype=torch.float64) for m in (6, 3))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layers = nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 3)
+        f = Objective.from_module(nn.Sequential(*layers).double(), nn.MSELoss(), x, y)
+    opt, loss = RMSProp(0.01, 0.95, eps=1e-8), []
+    for options in ({}, {"accuracy": 1e-4, "eig_every": 1, "substeps": 2}):
+        run = simulate(f, opt, 6, ("central",), 20, progress=False, **options)
+        loss.append(run["central"]["predicted_loss"].values)
+    assert abs(loss[0] / loss[1] - 1).max() < 0.03
