@@ -349,11 +349,10 @@ def _differences(
         if missing := sorted({str(x) for x in (*here.data_vars, *there.data_vars)} - set(data.data_vars)):
             return [f"there is no {', '.join(missing)} in {where}"]
     refreshed = {x for x in here.data_vars if "eig" in here[x].dims}
-    for x in refreshed:  # a flow that is computed again may refresh them at other steps: near ones count
-        known = there[x].dropna("step", how="all")
-        if not known.size and here[x].notnull().any():
+    for x in refreshed:  # a flow that is computed again may find them at other steps: those between count
+        if not there[x].notnull().any() and here[x].notnull().any():
             lines.append(f"{x} has no values in the stored run")
-        there = there.assign({x: known.reindex(step=there["step"], method="nearest", tolerance=2)})
+        there = there.assign({x: there[x].interpolate_na("step", use_coordinate=True)})
     there = there.sel({dim: index for dim, index in here.indexes.items() if dim != "eig"})
     least = 1e-30
     if name.startswith("distance"):  # of flows that have not parted, it is rounding
