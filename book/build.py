@@ -80,7 +80,7 @@ def execute(notebook: Path, preset: str) -> None:
     parameters = {} if preset == "laptop" else {"preset": preset}
     papermill.execute_notebook(clean, done, parameters=parameters, progress_bar=False, cwd=ROOT, kernel_name="python3")
     executed = nbformat.read(done, as_version=4)
-    (answer,) = (o["text"] for o in executed.cells.pop().outputs if o.get("name") == "stdout")
+    answer = "".join(o["text"] for o in executed.cells.pop().outputs if o.get("name") == "stdout")
     executed.metadata["cflows"] = json.loads(answer)
     nbformat.write(executed, done)
     shutil.move(done, target)
