@@ -3,7 +3,7 @@
     python benchmarks/gpu.py FOLDER [--minutes 10] [--lr 1e-4] [--steps 800]
 
 The run stops when its time is over, and goes on from its checkpoint when the same is called again. All results are
-written to the folder. TF32 is off: that is PyTorch's default for products of matrices, not for convolutions.
+written to the folder.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from networks import NETWORKS
 
 from cflows import RMSProp, experiments, files, store
 
-torch.backends.cudnn.allow_tf32 = False
-torch.backends.cuda.matmul.allow_tf32 = False
 UNITS = 30
 
 

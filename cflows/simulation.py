@@ -101,7 +101,7 @@ def simulate(
         the others do). Start them where ν has nearly converged to ν̄.
     accuracy : float
         Relative error of the trajectory, over 100 units of time, that flows aim at: of the weights, as a share of the
-        way that they go (on five networks .3 to 5 times as much was found; the predicted loss is ten times as exact).
+        way that they go. It is no bound: networks differ, and ``make bench BENCH=default`` measures it.
         Between two refreshes the central flow extrapolates eigenvectors and third derivatives; of the mixed ones it
         finds only some anew at each refresh, in turn. It refreshes so often that eigenvectors turn away from their
         extrapolation by no more than 25 times the accuracy (the sine of the angle), and that the rate at which

@@ -1,4 +1,4 @@
-"""Everything runs on a GPU, and says the same there. Without one these tests are skipped."""
+"""On a GPU all is the same. `benchmarks/gpu.py` runs these tests; without a GPU they are skipped."""
 
 import copy
 import itertools

@@ -24,7 +24,7 @@ from ..records import Variable
 from ..registry import Registry
 
 REFRESH_ERROR = 25.0  # over ν's memory a trajectory is off by about 1 / 25 of what is missed between two refreshes
-MAX_REFRESH_ERROR = 0.5
+MAX_REFRESH_ERROR = 0.5  # beyond it nothing is known of an eigenvector at the next refresh
 Row = dict[str, Any]  # numbers, lists and tensors by the name of their variable
 Outputs = Callable[[Tensor], Tensor]  # weights (n,) -> (m,)
 
