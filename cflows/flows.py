@@ -32,6 +32,8 @@ from .optimizers import Optimizer
 
 MAX_DEVIATION = 10.0  # of the oscillation, in lengths of w: far beyond it no second-order expansion means anything
 MIN_RECOVERY_RATE = 0.1  # an eigenvalue above θ falls by this share of θ a unit of time: the optimizer needs about ten
+INERT = 1e-6  # share of the largest eigenvalue of B in units of each direction; T is not known that well
+TIED = 1e-4  # thresholds: what is so little below, on average, counts as at the threshold
 MIN_EXPONENT = 1e-6  # λ dt, in the φ-functions, which lose digits below; negative ones are left to Heun's method
 
 
@@ -223,6 +225,27 @@ class Step(NamedTuple):
     A: Float[np.ndarray, "k k"]
     drift: Drift | None
     second_order: float
+
+    def least(self, threshold: float) -> Step:
+        """With the least X of all that have the same B[X], if what oscillates then is as good as at the threshold.
+
+        Between directions that do not act on each other X is not determined: errors of A and B would decide on it.
+        """
+        k, X = len(self.X), self.X
+        if k < 2 or self.drift is None or not X.any():
+            return self
+        B = self.drift.B
+        action, Q = np.linalg.eigh(np.einsum("abcb->ac", B))
+        if action[0] <= 0:
+            return self
+        unit = Q * action**-0.25 @ Q.T  # changes X into units in which B acts on all directions about as much
+        units, back = np.kron(unit, unit), np.linalg.inv(unit)
+        values, V = np.linalg.eigh(units @ B.reshape(k * k, k * k) @ units)
+        V = V[:, values > INERT * values[-1]]
+        least = unit @ (V @ (V.T @ (back @ X @ back).ravel())).reshape(k, k) @ unit
+        least, size = (least + least.T) / 2, np.trace(least)
+        tied = np.vdot(least, self.A) <= TIED * threshold * size
+        return self._replace(X=least) if tied and np.linalg.eigvalsh(least)[0] >= -sdcp.TOL * size else self
 
 
 def drift(

@@ -6,7 +6,7 @@ import torch
 from conftest import hessian, mlp_objective
 
 import cflows
-from cflows import GradientDescent, Objective, RMSProp, ScalarRMSProp, flows
+from cflows import GradientDescent, Objective, RMSProp, ScalarRMSProp, flows, sdcp
 from cflows.critical import Critical, Modes
 from cflows.eigen import Eigenpairs
 from cflows.processes import subspace
@@ -447,3 +447,38 @@ def test_the_stationary_flow_far_from_the_edge():
     assert int(tree[0]["gap"].notnull().sum()) < 50
     assert int(tree[1]["gap"].notnull().sum()) == 60
     np.testing.assert_allclose(tree[0]["loss"], tree[1]["loss"], atol=0.02 * float(tree[1]["loss"][0]))
+
+
+def held(B, A, X):
+    """A step whose drift and end are known."""
+    zero = torch.zeros(1)
+    return flows.Step(zero, zero, X, A, flows.Drift(np.zeros_like(A), B, np.zeros_like(B)), 0.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_where_directions_do_not_act_on_each_other_they_oscillate_independently(seed):
+    """In any basis, at very different scales, and with errors of A and B of the size of rounding."""
+    rng = np.random.default_rng(seed)
+    k, Q = 4, np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    strength, x = 10 ** rng.uniform(-4, 0, k), rng.uniform(1, 2, k)
+    x[0] = 0  # one that does not oscillate
+    B = np.einsum("a,ia,ja,ka,la->ijkl", strength, Q, Q, Q, Q)
+    S = rng.standard_normal((k * k, k * k))
+    B += sdcp.symmetric((1e-11 * strength.min() * S @ S.T).reshape(B.shape))
+    noise = 1e-9 * rng.standard_normal((k, k))
+    A = Q @ np.diag(-strength * x + np.eye(k)[0] * 0.1) @ Q.T + strength.min() * (noise + noise.T)
+    X = sdcp.solve(A, B).X
+    step = held(B, A + np.einsum("abcd,cd", B, X), X)
+    np.testing.assert_allclose(Q.T @ step.least(2.0).X @ Q, np.diag(x), atol=1e-3)
+    assert abs(Q.T @ X @ Q - np.diag(x)).max() > 0.1  # as it would be otherwise
+
+
+def test_an_eigenvalue_below_the_threshold_gets_no_variance_from_a_larger_one():
+    """B[X] = tr X: it says nothing of who oscillates, and A does."""
+    eye = np.eye(2)
+    B = np.einsum("ab,cd->abcd", eye, eye)
+    for gap, expected in ((0.01, [1.0, 0.0]), (1e-6, [0.5, 0.5])):
+        A = np.diag([-1.0, gap - 1])
+        X = sdcp.solve(A, B).X
+        step = held(B, A + np.einsum("abcd,cd", B, X), X)
+        np.testing.assert_allclose(step.least(2.0).X, np.diag(expected), atol=1e-5)

@@ -173,7 +173,6 @@ def test_what_the_drift_has_missed_is_not_made_up_for_faster_than_it_accrued(see
     assert abs(loss[0] / loss[1] - 1).max() < 0.03
 
 
-@pytest.mark.xfail(strict=True, reason="noise in third derivatives lets Σ have any entries between such directions")
 def test_variances_of_directions_that_do_not_act_on_each_other():
     """L = ½ Σᵢ cᵢ xᵢ² (1 + y²) - y / 5: all three stay at 2, and ν asks for variances in proportion to the cᵢ."""
     c = 2 / torch.arange(1, 4, dtype=torch.float64)

@@ -127,6 +127,9 @@ class Central(Flow):
             return max(self.settings.eigs, least) if state.t >= s.refreshed + asked - 0.5 else least
         return least if not self.near_edge(state) and self.may_exceed(state, 1 - EDGE_MARGIN) else 0
 
+    def flow_step(self, seen, dt, critical=None, modes=None):
+        return super().flow_step(seen, dt, critical, modes).least(self.opt.threshold)
+
     def near_edge(self, state: CentralState) -> bool:
         """Whether an eigenvalue was near the threshold when they were last computed."""
         return state.trend is not None and state.trend.top > (1 - EDGE_MARGIN) * self.opt.threshold
