@@ -174,9 +174,9 @@ def read(run: xr.DataTree) -> Experiment:
 
 FLOWS = ("stable", "central", "ablated", "stationary", "ablated_stationary")
 SMALL = {"eig_every": {"midpoint": 10} | dict.fromkeys(FLOWS[3:], 20), "replay_steps": 10}
-CI = SMALL | {"task": CifarResNet(2, per_class=25, size=8)}
+CI = SMALL | {"task": CifarResNet(width=2, per_class=25, size=8)}
 LAPTOP = {"eig_every": {"midpoint": 5} | dict.fromkeys(FLOWS[3:], 10)}
-PAPER = LAPTOP | {"task": CifarResNet(16, 3, 250, size=32), "steps": 3000}
+PAPER = LAPTOP | {"task": CifarResNet(width=16, blocks=3, per_class=250, size=32), "steps": 3000}
 ALL = {"processes": ("discrete", "midpoint", *FLOWS)}
 #: The book's experiments, each in three sizes: ``PRESETS[name][preset]``. Others can be added.
 PRESETS: Registry[dict[Any, Experiment]] = Registry("experiment")

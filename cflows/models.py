@@ -5,6 +5,7 @@ No layer mixes examples, so that a full-batch loss is a sum over batches.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -71,3 +72,126 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 3, size, size) -> scores (N, classes)."""
         return self.head(self.body(x).mean(dim=(2, 3)))
+
+
+class MLP(nn.Sequential):
+    """A network of two hidden layers with tanh.
+
+    Parameters
+    ----------
+    inputs : int
+        Numbers in an example, of any shape.
+    width : int
+        Units of each hidden layer.
+    classes : int
+        Outputs.
+    """
+
+    def __init__(self, inputs: int, width: int = 64, classes: int = 4):
+        super().__init__(
+            nn.Flatten(), nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(),
+            nn.Linear(width, classes),
+        )  # fmt: skip
+
+
+class CNN(nn.Module):
+    """Three 3x3 convolutions with GELU, no normalisation; mean pooling halves the resolution after the first two.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the first convolution; twice and four times as many in the others.
+    classes : int
+        Outputs.
+    """
+
+    def __init__(self, width: int = 16, classes: int = 4):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1), nn.GELU(), nn.AvgPool2d(2),
+            nn.Conv2d(width, 2 * width, 3, padding=1), nn.GELU(), nn.AvgPool2d(2),
+            nn.Conv2d(2 * width, 4 * width, 3, padding=1), nn.GELU(),
+        )  # fmt: skip
+        self.head = nn.Linear(4 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, 3, size, size) -> scores (N, classes)."""
+        return self.head(self.body(x).mean(dim=(2, 3)))
+
+
+class Transformer(nn.Module):
+    """Blocks of attention :cite:`vaswani2017` over a whole sequence of vectors, normalised first, with GELU.
+
+    Parameters
+    ----------
+    length : int
+        Vectors in a sequence.
+    width : int
+        Size of each; four heads share it.
+    depth : int
+        Blocks.
+    """
+
+    def __init__(self, length: int, width: int = 32, depth: int = 2):
+        super().__init__()
+        self.position = nn.Parameter(0.02 * torch.randn(length, width))
+        self.blocks = nn.Sequential(
+            *(
+                nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+                for _ in range(depth)
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, length, width) -> (N, length, width)."""
+        return self.blocks(x + self.position)
+
+
+class VisionTransformer(nn.Module):
+    """A small vision transformer :cite:`dosovitskiy2021`: patches are vectors, their mean is classified.
+
+    Parameters
+    ----------
+    size : int
+        Side of the images in pixels.
+    patch : int
+        Side of a patch; it divides ``size``.
+    width, depth : int
+        As of `Transformer`.
+    classes : int
+        Outputs.
+    """
+
+    def __init__(self, size: int = 16, patch: int = 4, width: int = 32, depth: int = 2, classes: int = 4):
+        super().__init__()
+        if size % patch:
+            raise ValueError(f"patch is {patch}; it must divide the {size} pixels of an image's side")
+        self.embed = nn.Conv2d(3, width, patch, patch)
+        self.body, self.head = Transformer((size // patch) ** 2, width, depth), nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, 3, size, size) -> scores (N, classes)."""
+        return self.head(self.body(self.embed(x).flatten(2).transpose(1, 2)).mean(dim=1))
+
+
+class SequenceTransformer(nn.Module):
+    """A `Transformer` from tokens to tokens.
+
+    Parameters
+    ----------
+    tokens : int
+        Different tokens.
+    length : int
+        Tokens in a sequence.
+    width, depth : int
+        As of `Transformer`.
+    """
+
+    def __init__(self, tokens: int = 8, length: int = 8, width: int = 32, depth: int = 2):
+        super().__init__()
+        self.embed = nn.Embedding(tokens, width)
+        self.body, self.head = Transformer(length, width, depth), nn.Linear(width, tokens)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (N, length) -> scores (N, length, tokens)."""
+        return self.head(self.body(self.embed(x)))

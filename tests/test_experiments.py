@@ -58,6 +58,7 @@ def test_every_option_changes_the_file(monkeypatch):
     default = experiments.get("rmsprop-resnet", "ci")
     other = {
         "width": 3, "blocks": 2, "per_class": 5, "classes": (0, 1), "size": 4, "seed": 1, "lr": 2e-3, "beta2": 0.9,
+        "loss": "cross-entropy",
         "eps": 1e-8, "bias_correction": False, "burn_in": 5, "steps": 7, "processes": ("discrete",), "eigs": 5,
         "eig_every": 9, "eig_tol": 1e-4, "accuracy": 1e-3, "substeps": 2, "coords": 3, "records": ("x",),
         "snapshot_every": 3, "optimizer": "ScalarRMSProp", "branch_step": 4, "replay_steps": 5, "replay_from": (3,),

@@ -35,6 +35,8 @@ LAYERS = {
     "normalisation": (models._norm(4), (3, 4, 3, 3)),
     "block": (models.ResidualBlock(2, 4, 2), (3, 2, 6, 6)),
     "resnet": (models.ResNet(2, 1, 3), (3, 3, 8, 8)),
+    "mlp": (models.MLP(12, 5, 3), (4, 3, 2, 2)),
+    "cnn": (models.CNN(2, 3), (3, 3, 8, 8)),
 }
 
 
@@ -61,6 +63,19 @@ def test_third_derivatives_of_every_layer_against_differences_of_products(name):
     for i in range(3):
         twin = (f.hvp(w + eps * U[:, i], U) - f.hvp(w - eps * U[:, i], U)) / (2 * eps)
         assert (T[i].T - twin).norm() <= 1e-6 * twin.norm()
+
+
+def test_products_of_transformers_against_differences_of_gradients():
+    """PyTorch's third derivatives of its normalisation are wrong; flows do without."""
+    for module, x in (
+        (models.VisionTransformer(4, 2, 8, 1, 3).double(), torch.randn(3, 3, 4, 4).double()),
+        (models.SequenceTransformer(4, 3, 8, 1).double(), torch.randint(4, (3, 3))),
+    ):
+        f = Objective.from_module(module, nn.MSELoss(), x, torch.randn_like(module(x)).detach())
+        w, v = f.nearby(f.w0), torch.randn(f.dim, dtype=torch.float64)
+        v /= v.norm()
+        twin = (f.value_and_grad(w + 1e-5 * v)[1] - f.value_and_grad(w - 1e-5 * v)[1]) / 2e-5
+        torch.testing.assert_close(f.hvp(w, v[:, None])[:, 0], twin, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("criterion", [nn.MSELoss(), nn.MSELoss(reduction="sum"), nn.SmoothL1Loss()])

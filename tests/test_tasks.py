@@ -1,10 +1,11 @@
 """Tasks and optimizers from outside the package, definitions with options that come later, and names that changed."""
 
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from cflows import Objective, _definitions, data, experiments, files, store, tasks
 from cflows.__main__ import main
@@ -202,6 +203,43 @@ def test_data_are_digested_once(monkeypatch):
     assert replace(task, width=3, seed=1).digest() == task.digest()
     with pytest.raises(TypeError):
         replace(task, per_class=4).digest()
+
+
+def small(kind, **options):
+    sizes = {"per_class": 3, "size": 8, "width": 4, "sequences": 5}
+    return kind(**{x.name: sizes[x.name] for x in fields(kind) if x.name in sizes} | options)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in tasks.TASKS.values() if kind is not Valley])
+def test_every_task_has_both_losses_seeds_and_batches(kind):
+    f, again, other = (small(kind, seed=seed).objective("cpu") for seed in (0, 0, 1))
+    assert torch.equal(f.w0, again.w0)
+    assert f.dim == other.dim
+    assert not torch.equal(f.w0, other.w0)
+    for loss, twin in (
+        ("mse", lambda scores, classes: (scores - nn.functional.one_hot(classes, scores.shape[-1])).square().mean()),
+        ("cross-entropy", lambda scores, classes: nn.functional.cross_entropy(scores.movedim(-1, 1), classes)),
+    ):
+        task = small(kind, loss=loss)
+        g = task.objective("cpu")
+        inputs, classes = task.examples()
+        assert float(g(g.w0)) == pytest.approx(float(twin(g.outputs(g.w0, inputs), classes)), rel=1e-5)
+        assert float(task.objective("cpu", batch_size=2)(g.w0)) == pytest.approx(float(g(g.w0)), rel=1e-5)
+    with pytest.raises(ValueError, match="loss is 'hinge'; it must be one of mse, cross-entropy"):
+        small(kind, loss="hinge")
+    with pytest.raises(ValueError, match="width is 0; it must be at least 1"):
+        small(kind, width=0)
+
+
+def test_sequences_are_sorted():
+    inputs, classes = tasks.SortingTransformer(sequences=4, length=5).examples()
+    np.testing.assert_array_equal(classes, np.sort(inputs.numpy(), axis=1))
+    assert inputs.unique().numel() > 3
+
+
+def test_a_patch_divides_the_image():
+    with pytest.raises(ValueError, match="patch is 3; it must divide the 16 pixels"):
+        tasks.CifarViT(patch=3).objective("cpu")
 
 
 @pytest.mark.parametrize(("digits", "bits"), [(3, 10), (4, 14)])
