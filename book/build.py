@@ -145,7 +145,7 @@ def main() -> int:
     status.write([EXECUTED / f"{n.stem}.ipynb" for n in notebooks], EXECUTED)
     measurements.write(ROOT / "benchmarks/results", EXECUTED)
     surprises = scorecard.surprises(rows)
-    print("\n".join([f"{sum(row['holds'] for row in rows)} of {len(rows)} claims hold", *surprises]))
+    print("\n".join([scorecard.summary(rows), *surprises]))
     if surprises and os.environ.get("CFLOWS_STRICT"):
         return 1
     shutil.rmtree(SITE, ignore_errors=True)  # Sphinx copies the pictures of those pages alone that it writes

@@ -74,7 +74,7 @@ def flow(entries: Sequence[dict]) -> list[str]:
     return [
         "## A unit of time of the central flow",
         "",
-        f"The ResNet of the `laptop` preset ({entries[0]['weights']:,} weights, 200 images, single precision) over 50 "
+        f"A ResNet ({entries[0]['weights']:,} weights, 200 images, single precision) over 50 "
         "units of time, from the point where the number of eigenvalues in the first column has been locked at 2 for 20 "
         f"units (4: with random labels of 8 classes, {entries[-1]['weights']:,} weights, and four times the learning "
         "rate, else it does not come to that). *Literal* is the published algorithm as it "
@@ -249,7 +249,7 @@ def network(entries: Sequence[dict]) -> list[str]:
     return [
         "## Stationary preconditioner of a network",
         "",
-        f"The ResNet of the `laptop` preset ({entries[0]['weights']:,} weights, single precision), at the last "
+        f"A ResNet ({entries[0]['weights']:,} weights, single precision), at the last "
         "snapshot of the central flow of three learning rates. *Products* with the Hessian include those of the "
         "certificate. "
         "*Warm*: from the oscillation of the central flow (P̂: from the solution for P̄).",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from html import escape
@@ -10,7 +11,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from cflows.book.claims import KEY, Claim
+from cflows.book.claims import KEY, KINDS, SMALL, Claim
 
 #: What the book sets out to show; a claim names its row.
 ROWS: dict[int, dict] = yaml.safe_load(Path(__file__).with_name("rows.yml").read_text())
@@ -34,29 +35,50 @@ def collect(notebooks: Sequence[Path]) -> list[dict]:
 
 def surprises(rows: Sequence[dict]) -> list[str]:
     """Claims that fall short without a reason being given, and claims that hold although one is."""
-    short = [f"{r['notebook']}: {r['id']}: {claim(r)}" for r in rows if not r["holds"] and not r["why"]]
+    asked = [r for r in rows if r["asked"]]
+    short = [f"{r['notebook']}: {r['id']}: {claim(r)}" for r in asked if not r["holds"] and not r["why"]]
     held = [
         f"{r['notebook']}: {r['id']} holds; take its reason for falling short out"
-        for r in rows
+        for r in asked
         if r["holds"] and r["why"]
     ]
     return short + held
 
 
 def claim(row: dict) -> Claim:
-    fields = {name: row[name] for name in Claim.__dataclass_fields__}
+    fields = {x.name: row[x.name] for x in dataclasses.fields(Claim) if x.init}
     return Claim(**fields | {"value": float("nan") if row["value"] is None else row["value"]})
+
+
+def summary(rows: Sequence[dict]) -> str:
+    """How many hold, of each kind."""
+    parts = []
+    for kind, name in zip(KINDS, ("predictions", "checks", "that hold by construction"), strict=True):
+        mine = [row for row in rows if row["kind"] == kind and row["asked"]]
+        held = sum(row["holds"] for row in mine)
+        if mine:
+            parts.append(f"{held} of {len(mine)} {name}" + (" hold" if kind == KINDS[0] else ""))
+    return "; ".join(parts) or "no claim is asked of such small runs"
 
 
 def page(rows: Sequence[dict], titles: dict[str, str], preset: str) -> str:
     """The scorecard as a MyST page."""
-    held = sum(row["holds"] for row in rows)
     lines = [
         "(scorecard)=",
         "# Scorecard",
         "",
-        f"**{held} of {len(rows)} claims hold**, as computed when this page was built, from the runs that the "
-        f"chapters name, with the preset `{preset}`. "
+        f"**{summary(rows)}**, as computed when this page was built, from the runs that the chapters name, with the "
+        f"preset `{preset}`.",
+        "",
+        "A *prediction* could have failed. A *check* is one of a solver, or of an identity. Some claims hold *by "
+        "construction*: the flow is solved such that they do. All limits stand in one file, `cflows/book/claims.toml`; "
+        "they were set before the runs were made."
+        + (
+            " Predictions are not asked of the runs of this preset, which test the code alone."
+            if preset == SMALL
+            else ""
+        ),
+        "",
         "Each line links to the cell that computes it, to its figure, and to its row in the "
         "[table of what the book sets out to show](rows).",
         "",
@@ -66,19 +88,23 @@ def page(rows: Sequence[dict], titles: dict[str, str], preset: str) -> str:
         if not mine:
             continue
         lines += [f"## {title}", "", "```{raw} html", '<div class="scorecard-wrap"><table class="scorecard">']
-        lines += ["<thead><tr><th>verdict</th><th>claim</th><th>number</th><th>threshold</th></tr></thead><tbody>"]
+        lines += ["<thead><tr><th>verdict</th><th>claim</th><th>number</th><th>limit</th></tr></thead><tbody>"]
         for row in mine:
-            value, threshold = claim(row).numbers
-            link = f"{notebook}.html#claim-{row['id']}"
-            figure = f' <a href="{notebook}.html#{row["figure"]}">figure</a>' if row["figure"] else ""
-            place = f'<a href="#row-{row["row"]}" title="{escape(ROWS[row["row"]]["shows"])}">row {row["row"]}</a>'
-            why = (
-                f'<br><span class="why">{escape(row["why"] or "Not explained yet.")}</span>' if not row["holds"] else ""
-            )
-            verdict = '<td class="holds">holds</td>' if row["holds"] else '<td class="short">falls short</td>'
+            c = claim(row)
+            value, limit = c.numbers
+            link = f"{notebook}.html#claim-{c.id}"
+            figure = f' <a href="{notebook}.html#{c.figure}">figure</a>' if c.figure else ""
+            place = f'<a href="#row-{c.row}" title="{escape(ROWS[c.row]["shows"])}">row {c.row}</a>'
+            why = c.why or "Not explained yet." if c.asked and not c.holds else ""
+            notes = [(c.statistic, "statistic"), (why, "why")]
+            below = "".join(f'<br><span class="{name}">{escape(note)}</span>' for note, name in notes if note)
+            kind = {"construction": "by construction"}.get(c.kind, c.kind)
+            of = f" {escape(c.of)}," if c.of else ""
+            look = {"holds": "holds", "falls short": "short", "not asked": "open"}[c.verdict]
             lines.append(
-                f'<tr>{verdict}<td><a href="{link}">{escape(row["claim"])}</a>{figure} {place}{why}</td>'
-                f"<td>{value}</td><td>{escape(threshold)}</td></tr>"
+                f'<tr><td class="{look}">{c.verdict}</td><td><a href="{link}">{escape(c.claim)}</a> '
+                f'<span class="of">({kind},{of} {place})</span>{figure}{below}</td><td>{value}</td>'
+                f"<td>{escape(limit)}</td></tr>"
             )
         lines += ["</tbody></table></div>", "```", ""]
     lines += ["The same as data: {download}`scorecard.json`.", "", *table_of_rows(rows)]
@@ -102,10 +128,11 @@ def table_of_rows(rows: Sequence[dict]) -> list[str]:
 
 
 def headline(rows: Sequence[dict]) -> str:
-    """What the first page says of the scorecard."""
-    held = sum(row["holds"] for row in rows)
-    short = "" if held == len(rows) else "; where one falls short, its chapter says why"
-    return f"**{held} of {len(rows)} claims hold** on the [scorecard](scorecard){short}.\n"
+    """What the first page says of the scorecard: predictions alone."""
+    mine = [row for row in rows if row["kind"] == KINDS[0] and row["asked"]]
+    held = sum(row["holds"] for row in mine)
+    short = "" if held == len(mine) else "; where one falls short, its chapter says why"
+    return f"**{held} of {len(mine)} predictions hold** on the [scorecard](scorecard){short}.\n"
 
 
 def write(notebooks: Sequence[Path], folder: Path, preset: str) -> list[dict]:

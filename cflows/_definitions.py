@@ -18,7 +18,7 @@ from ._deprecation import renamed
 from .objective import Objective
 from .optimizers import OPTIMIZERS, GradientDescent, Optimizer, RMSProp, ScalarRMSProp
 from .registry import Registry
-from .tasks import TASKS, CifarResNet, Options, Task
+from .tasks import TASKS, CifarMLP, CifarResNet, Options, Task
 
 Preset = Literal["ci", "laptop", "paper"]
 PARTS: dict[str, Registry] = {"task": TASKS, "optimizer": OPTIMIZERS}
@@ -178,6 +178,8 @@ CI = SMALL | {"task": CifarResNet(width=2, per_class=25, size=8)}
 LAPTOP = {"eig_every": {"midpoint": 5} | dict.fromkeys(FLOWS[3:], 10)}
 PAPER = LAPTOP | {"task": CifarResNet(width=16, blocks=3, per_class=250, size=32), "steps": 3000}
 ALL = {"processes": ("discrete", "midpoint", *FLOWS)}
+MLP = LAPTOP | ALL | {"task": CifarMLP(per_class=250), "burn_in": 50, "steps": 800, "branch_step": 400,
+                      "snapshot_every": 50, "replay_from": (300, 600)}  # fmt: skip
 #: The book's experiments, each in three sizes: ``PRESETS[name][preset]``. Others can be added.
 PRESETS: Registry[dict[Any, Experiment]] = Registry("experiment")
 
@@ -196,6 +198,14 @@ _add(
                           "replay_from": (90, 165)}),
     laptop=(3e-5, LAPTOP | ALL | {"branch_step": 600, "snapshot_every": 50, "replay_from": (400, 700)}),
     paper=(2e-5, PAPER | ALL | {"branch_step": 2000, "snapshot_every": 100, "replay_from": (1500, 2500)}),
+)  # fmt: skip
+_add(
+    "rmsprop-mlp",
+    RMSProp,
+    ci=(1e-3, SMALL | ALL | {"task": CifarMLP(per_class=25, size=8, width=8), "burn_in": 50, "steps": 60,
+                             "branch_step": 40, "snapshot_every": 10, "replay_from": (30, 45)}),
+    laptop=(1e-4, MLP),
+    paper=(1e-4, MLP),
 )  # fmt: skip
 _add(
     "gd-resnet",

@@ -99,24 +99,27 @@ def error(
     return _of(statistic, off[edge(node) : max(len(off) - margin, 0)])
 
 
-def variance_error(flow: xr.DataTree, j: int = 0) -> float:
-    """Median relative error of the variance that a central flow predicts along an eigenvector of Σ.
+def variance_error(flow: xr.DataTree, least: int = 300) -> Float[np.ndarray, "eig"]:
+    """Relative errors of the variances that a central flow predicts along the eigenvectors of Σ, over all their time.
 
     Parameters
     ----------
     flow : xarray.DataTree
         Node "central" of a run.
-    j : int
-        Index of the eigenvector, 0 for the largest variance.
+    least : int
+        Steps with a variance above zero that an eigenvector has at least, for its error to mean something.
 
     Returns
     -------
-    float
-        Of time-averages of the variance and of the optimizer's squared displacement, over the steps with a variance.
+    array (eig,)
+        By descending variance: ``abs(Σ variance / Σ displacement² - 1)`` over the steps with a variance: a sum over all
+        bursts. NaN for eigenvectors with fewer steps.
     """
-    variance, displacement = (x[:, j] for x in _arrays(flow, "variances", "displacements"))
-    variance, square = (smooth(np.where(variance > 0, x, np.nan)) for x in (variance, displacement**2))
-    return _of(np.median, abs(variance / square - 1))
+    variance, displacement = _arrays(flow, "variances", "displacements")
+    there = (variance > 0) & np.isfinite(displacement)
+    predicted, actual = (np.where(there, x, 0.0).sum(axis=0) for x in (variance, displacement**2))
+    enough = there.sum(axis=0) >= max(least, 1)
+    return abs(np.divide(predicted, actual, where=enough, out=np.full(len(enough), np.nan)) - 1)
 
 
 def output_error(run: xr.DataTree) -> float:
@@ -177,8 +180,8 @@ def stable_error(run: xr.DataTree) -> float:
     return _of(np.max, abs(stable / actual - 1)[1 : edge(run.children["central"])])
 
 
-def distance_ratio(run: xr.DataTree) -> float:
-    """Distance of the central flow to the optimizer over that of the stable flow, where the stable flow was stopped.
+def distance_ratio(run: xr.DataTree) -> Float[np.ndarray, "steps"]:
+    """Distance of the central flow to the optimizer over that of the stable flow.
 
     Parameters
     ----------
@@ -187,10 +190,12 @@ def distance_ratio(run: xr.DataTree) -> float:
 
     Returns
     -------
-    float
+    array (steps,)
+        From the edge, where both flows are the same and the ratio is about 1, to the last step of the stable flow.
     """
-    at = run["distance"].to_dataset().isel(step=stopped(run.children["stable"]))
-    return float(at["central-discrete"] / at["stable-discrete"])
+    last = stopped(run.children["stable"])
+    apart = run["distance"].to_dataset().isel(step=slice(min(edge(run.children["central"]), last), last + 1))
+    return (apart["central-discrete"] / apart["stable-discrete"]).values
 
 
 def locking_error(flow: xr.DataTree) -> float:
@@ -280,8 +285,8 @@ def fluctuation(process: xr.DataTree) -> float:
     return _of(np.median, square / nu)
 
 
-def oscillation_share(flow: xr.DataTree) -> float:
-    """Mean share of the oscillation in the squared norm of the gradient that a central flow predicts, from its edge on.
+def oscillation_share(flow: xr.DataTree) -> Float[np.ndarray, "steps"]:
+    """Share of the oscillation in the squared norm of the gradient that a central flow predicts.
 
     Parameters
     ----------
@@ -290,11 +295,11 @@ def oscillation_share(flow: xr.DataTree) -> float:
 
     Returns
     -------
-    float
-        Of 1 - ‖∇L‖² / (‖∇L‖² + Σᵢ 4pᵢ²Σᵢᵢ), of time-averages.
+    array (steps,)
+        1 - ‖∇L‖² / (‖∇L‖² + Σᵢ 4pᵢ²Σᵢᵢ), of time-averages.
     """
     floor, total = (smooth(x) for x in _arrays(flow, "grad_norm_sq", "predicted_grad_norm_sq"))
-    return _of(np.mean, (1 - floor / total)[edge(flow) :])
+    return 1 - floor / total
 
 
 def curvature_share(flow: xr.DataTree) -> Float[np.ndarray, "steps"]:
@@ -357,16 +362,44 @@ def ablation(run: xr.DataTree) -> dict[str, float]:
     Returns
     -------
     dict
-        Ratios of "loss", "sharpness" and "mean step size", the harmonic mean n / tr P, each at the last step at which
-        both flows have it: a snapshot for the sharpness.
+        Ratios of "loss" (the predicted mean), "sharpness" and "mean step size", the harmonic mean n / tr P, each at the
+        last step at which both flows have it: a snapshot for the sharpness.
     """
-    without, with_it = (run[name].to_dataset() for name in ("ablated", "central"))
+    return {what: without / with_it for what, (with_it, without) in _last(run, "central", "ablated").items()}
 
-    def last(variable: str) -> float:
-        ratio = (without[variable] / with_it[variable]).dropna("step")
-        return float(ratio[-1]) if ratio.size else math.nan
 
-    return {"loss": last("loss"), "sharpness": last("sharpness"), "mean step size": 1 / last("p_sum")}
+def following(run: xr.DataTree) -> dict[str, float]:
+    """Whether the optimizer follows the flow with the curvature penalty, or the one without.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        With "discrete", "central", "ablated" and snapshots; with "midpoint" for the sharpness.
+
+    Returns
+    -------
+    dict
+        For each quantity of `ablation` the optimizer's distance to the central flow over that to the flow without
+        penalty, at the last step. Losses and tr P are time-averages; the optimizer's sharpness is that at midpoints,
+        since an iterate is up on the wall of its valley.
+    """
+    last = _last(run, "discrete", "central", "ablated", average=True)
+    at_midpoints = "midpoint" in run.children and "sharpness" in run["midpoint"]
+    last["sharpness"] = _last(run, "midpoint", "central", "ablated")["sharpness"] if at_midpoints else [math.nan] * 3
+    return {what: abs(actual - near) / abs(actual - far) for what, (actual, near, far) in last.items()}
+
+
+def _last(run: xr.DataTree, *names: str, average: bool = False) -> dict[str, list[float]]:
+    """Loss, sharpness and mean step size of some processes, each at the last step at which all of them have it."""
+    found = {}
+    for what, variable in (("loss", "predicted_loss"), ("sharpness", "sharpness"), ("mean step size", "p_sum")):
+        values = np.array([_arrays(run.children[name], variable)[0] for name in names])
+        values = values[:, np.isfinite(values).all(axis=0)]
+        if average and what != "sharpness":
+            values = smooth(values.T).T
+        last = values[:, -1] if values.shape[1] else np.full(len(names), np.nan)
+        found[what] = (run.attrs.get("weights", 1) / last if variable == "p_sum" else last).tolist()
+    return found
 
 
 def _threshold(process: xr.DataTree) -> float:

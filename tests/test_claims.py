@@ -6,7 +6,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import xarray as xr
 
+from cflows import experiments
 from cflows.book import claims
 
 ROOT = Path(__file__).parents[1]
@@ -14,21 +16,59 @@ sys.path.insert(0, str(ROOT / "book"))
 import scorecard  # noqa: E402
 
 
-def test_verdicts(capsys):
-    assert claims.settle("a", 1, "a share", 0.004, "<", 0.005, percent=True).holds
-    assert capsys.readouterr().out == "holds: a share: 0.4 % (claimed: < 0.5 %)\n"
-    assert not claims.settle("b", 1, "a number", 3, ">", 3, why="It is 3.").holds
-    assert capsys.readouterr().out == "falls short: a number: 3 (claimed: > 3) It is 3.\n"
-    assert claims.settle("c", 1, "a number", 3, ">=", 3, why="Not shown.").holds
+@pytest.fixture
+def asked(monkeypatch):
+    """A file of claims of its own: a prediction of one network, one of two, and a check of none."""
+    entry = {"row": 1, "claim": "a share", "kind": "prediction"}
+    monkeypatch.setattr(claims, "CLAIMS", {
+        "one": entry | {"limit": "< 0.5 %", "of": ["mine"]},
+        "two": entry | {"limit": "> 3", "of": ["mine", "yours"], "statistic": "all of it"},
+        "solver": entry | {"limit": "<= 1e-6", "kind": "check"},
+    })  # fmt: skip
+
+
+def run(name, preset="laptop"):
+    return xr.DataTree(xr.Dataset(attrs={"experiment": json.dumps({"name": name}), "preset": preset}))
+
+
+def test_verdicts(asked, capsys):
+    assert claims.settle("one", 0.004, run("mine")).holds
+    assert capsys.readouterr().out == "holds (mine): a share: 0.4 % (claimed: < 0.5 %)\n"
+    assert claims.settle("two", 3, run("yours"), why="It is 3.").id == "two-yours"
+    assert capsys.readouterr().out == "falls short (yours): a share: 3 (claimed: > 3) It is 3.\n"
+    assert claims.settle("two", 3.1, run("mine"), why="Not shown.").holds
     assert "Not shown" not in capsys.readouterr().out
-    assert not claims.settle("d", 1, "nothing", math.nan, "<", 1).holds
+    assert claims.settle("solver", 1e-6).holds
+    assert not claims.settle("solver", math.nan).holds
 
 
-def test_bad_comparison_is_named():
-    with pytest.raises(ValueError, match="'=='"):
-        claims.settle("x", 1, "x", 1, "==", 1)
-    with pytest.raises(ValueError, match="threshold is nan"):
-        claims.settle("x", 1, "x", 1, "<", math.nan)
+def test_predictions_are_not_asked_of_runs_that_test_the_code(asked, capsys):
+    small = claims.settle("one", 0.1, run("mine", "ci"), why="Too small.")
+    assert not small.asked
+    assert capsys.readouterr().out == "not asked (mine): a share: 10 % (claimed: < 0.5 %)\n"
+    assert claims.settle("one", 0.1, run("mine", "")).asked  # a definition of the reader's own
+
+
+def test_claims_are_settled_where_they_are_asked(asked):
+    with pytest.raises(ValueError, match="there is no claim 'three'"):
+        claims.settle("three", 1)
+    with pytest.raises(ValueError, match="'one' is asked of mine, not of yours"):
+        claims.settle("one", 1, run("yours"))
+    with pytest.raises(ValueError, match="'one' is asked of mine, not of none"):
+        claims.settle("one", 1)
+    with pytest.raises(ValueError, match="'solver' is asked of no experiment, not of mine"):
+        claims.settle("solver", 1, run("mine"))
+
+
+@pytest.mark.parametrize("limit", ["== 3", "< nan", "<3", "3", "> 5%"])
+def test_a_limit_is_a_comparison_and_a_number(limit):
+    with pytest.raises(ValueError, match="limit is"):
+        claims.Claim("x", 1, "x", 1, limit)
+
+
+def test_a_kind_is_one_of_three():
+    with pytest.raises(ValueError, match="kind is 'guess'; it must be one of prediction, check, construction"):
+        claims.Claim("x", 1, "x", 1, "< 1", "guess")
 
 
 def notebook(path, *settled):
@@ -39,25 +79,28 @@ def notebook(path, *settled):
     return path
 
 
-def claim(id, value, why="", **options):
-    return claims.Claim(id, 7, f"<{id}> & more", value, "<", 1.0, options.get("percent", False), "fig-a", why)
+def claim(id, value, why="", limit="< 1", **options):
+    return claims.Claim(id, 7, f"<{id}> & more", value, limit, figure="fig-a", why=why, **options)
 
 
 def test_the_scorecard_is_what_the_notebooks_computed(tmp_path):
     one = notebook(tmp_path / "01-one.ipynb", claim("a", 0.5), claim("b", 2.0, "Too large."))
-    two = notebook(tmp_path / "02-two.ipynb", claim("c", math.nan), claim("d", 0.25, percent=True))
+    two = notebook(tmp_path / "02-two.ipynb", claim("c", math.nan), claim("d", 0.25, limit="< 100 %", kind="check"), claim("e", 2, asked=False))
     rows = scorecard.write([one, two], tmp_path, "ci")
     assert json.loads((tmp_path / "scorecard.json").read_text()) == rows
     assert [(r["id"], r["notebook"], r["holds"], r["value"]) for r in rows] == [
         ("a", "01-one", True, 0.5), ("b", "01-one", False, 2.0), ("c", "02-two", False, None),
-        ("d", "02-two", True, 0.25),
+        ("d", "02-two", True, 0.25), ("e", "02-two", False, 2.0),
     ]  # fmt: skip
-    assert {"id", "row", "claim", "value", "threshold", "holds", "notebook"} <= rows[0].keys()
+    assert {"id", "row", "claim", "value", "threshold", "holds", "notebook", "kind", "statistic"} <= rows[0].keys()
     page = (tmp_path / "scorecard.md").read_text()
-    assert "**2 of 4 claims hold**" in page
-    assert 'href="01-one.html#claim-a">&lt;a&gt; &amp; more</a> <a href="01-one.html#fig-a">figure</a>' in page
+    assert "**1 of 3 predictions hold; 1 of 1 checks**" in page
+    assert "**1 of 3 predictions hold**" in (tmp_path / "headline.md").read_text()
+    assert 'href="01-one.html#claim-a">&lt;a&gt; &amp; more</a>' in page
+    assert '<a href="01-one.html#fig-a">figure</a>' in page
+    assert "not asked" in page
     assert "Too large." in page
-    assert page.count('<a href="#row-7"') == 4
+    assert page.count('<a href="#row-7"') == 5
     (row,) = re.findall('<tr id="row-7">.*', page)
     assert all(f'<a href="{n}.html#claim-{i}">{i}</a>' in row for n, i in (("01-one", "a"), ("02-two", "d")))
     assert "Not shown yet: all of it." in page
@@ -68,7 +111,13 @@ def test_the_scorecard_is_what_the_notebooks_computed(tmp_path):
 def test_surprises():
     rows = [
         c.as_json() | {"notebook": "n"}
-        for c in (claim("fine", 0), claim("fails", 2), claim("known", 2, "Why."), claim("mended", 0, "Why."))
+        for c in (
+            claim("fine", 0),
+            claim("fails", 2),
+            claim("known", 2, "Why."),
+            claim("mended", 0, "Why."),
+            claim("small", 2, asked=False),
+        )
     ]
     short, mended = scorecard.surprises(rows)
     assert short.startswith("n: fails: falls short")
@@ -82,16 +131,27 @@ def test_an_id_is_used_once(tmp_path):
 
 
 def test_a_row_is_in_the_table(tmp_path):
-    path = notebook(tmp_path / "n.ipynb", claims.Claim("a", 99, "a", 0.5, "<", 1.0))
+    path = notebook(tmp_path / "n.ipynb", claims.Claim("a", 99, "a", 0.5, "< 1"))
     with pytest.raises(ValueError, match=r"rows \[99\], which book/rows.yml does not have"):
         scorecard.collect([path])
 
 
-def test_each_row_of_the_table_has_a_claim_or_says_what_is_missing():
+def settled() -> set[str]:
     text = "".join(path.read_text() for path in (ROOT / "notebooks").glob("*.md"))
-    named = {int(n) for n in re.findall(r'claims\.settle\(\s*f?"[^"]*", (\d+), ', text)}
+    return set(re.findall(r'claims\.settle\(\s*"([^"]*)"', text))
+
+
+def test_the_file_of_claims_is_in_order_and_chapters_settle_it():
+    for name, fields in claims.CLAIMS.items():
+        claim = claims.Claim(name, value=0, **fields | {"of": ""})
+        assert claim.row in scorecard.ROWS
+        assert set(fields.get("of", [])) <= set(experiments.PRESETS)
+    assert settled() == set(claims.CLAIMS) - {"follows-sharpness"}  # see row 18
+
+
+def test_each_row_of_the_table_has_a_claim_or_says_what_is_missing():
+    named = {claims.CLAIMS[name]["row"] for name in settled()}
     for number, row in scorecard.ROWS.items():
         assert row.keys() <= {"of", "shows", "open", "figure"}
         assert row["of"] in ("chapter", "beyond")
         assert (number in named) != (row.get("open") == "all of it" or "figure" in row), number
-    assert named <= set(scorecard.ROWS)

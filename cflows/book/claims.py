@@ -1,15 +1,25 @@
-"""What the chapter claims, each settled by a number."""
+"""What the book claims, each settled by a number. Sentences and limits stand in `claims.toml` alone."""
 
 from __future__ import annotations
 
+import json
 import math
 import operator
-from dataclasses import asdict, dataclass
+import re
+import tomllib
+from dataclasses import asdict, dataclass, field
 from html import escape
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
 
 COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 SIGNS = {"<=": "≤", ">=": "≥"}
+#: What a claim may be: one that could have failed; a test of a solver or an identity; or true by how a flow is solved.
+KINDS = "prediction", "check", "construction"
 KEY = "cflows.claim"  # under which an executed notebook keeps a claim among an output's metadata, for the scorecard
+SMALL = "ci"  # a preset that is a test of the code alone: predictions are not asked of so small a run
 
 
 @dataclass(frozen=True)
@@ -19,50 +29,58 @@ class Claim:
     Attributes
     ----------
     id : str
-        Short name, unique in the book; also the anchor on the page.
+        Its name in the file of claims, and that of the experiment if several are asked; also the anchor on the page.
     row : int
         Row of the table of what the book shows: ``book/rows.yml``, at the end of the scorecard.
     claim : str
         The statement, in a sentence.
     value : float
         The number that settles it.
-    comparison : "<", "<=", ">" or ">="
-    threshold : float
-        It holds if ``value comparison threshold``.
-    percent : bool
-        Whether both numbers are shown in per cent.
+    limit : str
+        It holds if ``value limit``: a comparison and a number, as "< 5" or ">= 50 %".
+    kind : str
+        One of `KINDS`.
+    statistic : str
+        How the number is computed.
+    of : str
+        The experiment that it is asked of, if any.
     figure : str
         Label of the figure that shows it.
     why : str
         Why it falls short. To be stated where, and only where, that is known: a strict build of the book fails on a
         claim that falls short without a reason, and on one that holds in spite of one.
+    asked : bool
+        Whether the verdict counts: predictions are not asked of the preset that is a test of the code.
 
     Raises
     ------
     ValueError
-        If there is no such comparison, or ``threshold`` is not finite.
+        If the limit or the kind is none.
     """
 
     id: str
     row: int
     claim: str
     value: float
-    comparison: str
-    threshold: float
-    percent: bool = False
+    limit: str
+    kind: str = "prediction"
+    statistic: str = ""
+    of: str = ""
     figure: str = ""
-    why: str | None = ""
+    why: str = ""
+    asked: bool = True
+    comparison: str = field(init=False, repr=False)
+    threshold: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.comparison not in COMPARISONS:
-            raise ValueError(f"comparison is {self.comparison!r}; it must be one of {', '.join(COMPARISONS)}")
-        if not math.isfinite(self.threshold):
-            raise ValueError(f"threshold is {self.threshold}; it must be a finite number")
-        for name, value in (
-            ("value", float(self.value)),
-            ("threshold", float(self.threshold)),
-            ("why", self.why or ""),
-        ):
+        match = re.fullmatch(r"(<=?|>=?) ([-+.e\d]+)( %)?", self.limit)
+        if not match:
+            raise ValueError(f"limit is {self.limit!r}; it must be a comparison and a number, as '< 5' or '>= 50 %'")
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
+        comparison, number, percent = match.groups()
+        threshold = float(number) / (100 if percent else 1)
+        for name, value in (("value", float(self.value)), ("comparison", comparison), ("threshold", threshold)):
             object.__setattr__(self, name, value)
 
     @property
@@ -71,22 +89,28 @@ class Claim:
         return math.isfinite(self.value) and bool(COMPARISONS[self.comparison](self.value, self.threshold))
 
     @property
+    def verdict(self) -> str:
+        """In words."""
+        return "not asked" if not self.asked else "holds" if self.holds else "falls short"
+
+    @property
     def numbers(self) -> tuple[str, str]:
-        """Value and threshold as they are shown."""
+        """Value and limit as they are shown."""
+        percent = self.limit.endswith("%")
         for digits in range(3, 17):  # as many as it takes to tell them apart
             both = (self.value, self.threshold)
-            value, threshold = (f"{100 * x:.{digits}g} %" if self.percent else f"{x:.{digits}g}" for x in both)
+            value, threshold = (f"{100 * x:.{digits}g} %" if percent else f"{x:.{digits}g}" for x in both)
             if value != threshold or self.value == self.threshold:
                 break
         return value, f"{SIGNS.get(self.comparison, self.comparison)} {threshold}"
 
     def __str__(self) -> str:
         value, threshold = self.numbers
-        verdict = "holds" if self.holds else "falls short"
-        return f"{verdict}: {self.claim}: {value} (claimed: {threshold})" + self._reason()
+        of = f" ({self.of})" if self.of else ""
+        return f"{self.verdict}{of}: {self.claim}: {value} (claimed: {threshold})" + self._reason()
 
     def _reason(self) -> str:
-        return f" {self.why}" if self.why and not self.holds else ""
+        return f" {self.why}" if self.why and self.asked and not self.holds else ""
 
     def as_json(self) -> dict:
         """Everything as JSON can hold it; a value that is not finite is null."""
@@ -94,27 +118,56 @@ class Claim:
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         value, threshold = self.numbers
-        verdict, kind = ("holds", "holds") if self.holds else ("falls short", "short")
+        look = {"holds": "holds", "falls short": "short", "not asked": "open"}[self.verdict]
+        of = f"<span>{escape(self.of)}</span> " if self.of else ""
         html = (
-            f'<p class="claim {kind}" id="claim-{escape(self.id)}"><strong>{verdict}</strong> {escape(self.claim)}: '
-            f"<strong>{value}</strong> <span>(claimed: {escape(threshold)})</span>{escape(self._reason())}</p>"
+            f'<p class="claim {look}" id="claim-{escape(self.id)}" title="{escape(self.statistic)}">'
+            f"<strong>{self.verdict}</strong> {escape(self.claim)}: <strong>{value}</strong> {of}"
+            f"<span>(claimed: {escape(threshold)})</span>{escape(self._reason())}</p>"
         )
         return {"text/plain": str(self), "text/html": html}, {KEY: self.as_json()}
 
 
-def settle(*fields, **options) -> Claim:
+#: The claims of the book by name: the fields of `Claim`, ``of`` a list.
+CLAIMS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("claims.toml").read_text("utf-8"))
+
+
+def settle(name: str, value: float, run: xr.DataTree | None = None, *, figure: str = "", why: str = "") -> Claim:
     """Show a claim with its verdict, in a notebook as a line that the scorecard links to.
 
     Parameters
     ----------
-    *fields, **options
-        As of `Claim`; from ``percent`` on by keyword.
+    name : str
+        One of `CLAIMS`.
+    value : float
+        The number that settles it.
+    run : xarray.DataTree, optional
+        The run that it is of, for a claim that is asked of experiments.
+    figure, why : str
+        As of `Claim`.
 
     Returns
     -------
     Claim
+
+    Raises
+    ------
+    ValueError
+        If there is no such claim, or it is not asked of the experiment.
     """
     from IPython.display import display
 
-    display(claim := Claim(*fields, **options))
+    if name not in CLAIMS:
+        raise ValueError(f"there is no claim {name!r} in claims.toml")
+    fields = dict(CLAIMS[name])
+    experiments, of, preset = fields.pop("of", []), "", ""
+    if run is not None:
+        of, preset = json.loads(run.attrs["experiment"])["name"], run.attrs["preset"]
+    if of not in (experiments or [""]):
+        raise ValueError(
+            f"claim {name!r} is asked of {', '.join(experiments) or 'no experiment'}, not of {of or 'none'}"
+        )
+    asked = preset != SMALL or fields["kind"] != "prediction"
+    named = f"{name}-{of}" if len(experiments) > 1 else name
+    display(claim := Claim(named, value=value, of=of, figure=figure, why=why, asked=asked, **fields))
     return claim
