@@ -85,7 +85,12 @@ def claim(id, value, why="", limit="< 1", **options):
 
 def test_the_scorecard_is_what_the_notebooks_computed(tmp_path):
     one = notebook(tmp_path / "01-one.ipynb", claim("a", 0.5), claim("b", 2.0, "Too large."))
-    two = notebook(tmp_path / "02-two.ipynb", claim("c", math.nan), claim("d", 0.25, limit="< 100 %", kind="check"), claim("e", 2, asked=False))
+    two = notebook(
+        tmp_path / "02-two.ipynb",
+        claim("c", math.nan),
+        claim("d", 0.25, limit="< 100 %", kind="check"),
+        claim("e", 2, asked=False),
+    )
     rows = scorecard.write([one, two], tmp_path, "ci")
     assert json.loads((tmp_path / "scorecard.json").read_text()) == rows
     assert [(r["id"], r["notebook"], r["holds"], r["value"]) for r in rows] == [

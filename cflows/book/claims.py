@@ -51,6 +51,10 @@ class Claim:
         claim that falls short without a reason, and on one that holds in spite of one.
     asked : bool
         Whether the verdict counts: predictions are not asked of the preset that is a test of the code.
+    comparison : "<", "<=", ">" or ">="
+        That of the limit.
+    threshold : float
+        Its number.
 
     Raises
     ------
@@ -120,8 +124,9 @@ class Claim:
         value, threshold = self.numbers
         look = {"holds": "holds", "falls short": "short", "not asked": "open"}[self.verdict]
         of = f"<span>{escape(self.of)}</span> " if self.of else ""
+        title = f' title="{escape(self.statistic)}"' if self.statistic else ""
         html = (
-            f'<p class="claim {look}" id="claim-{escape(self.id)}" title="{escape(self.statistic)}">'
+            f'<p class="claim {look}" id="claim-{escape(self.id)}"{title}>'
             f"<strong>{self.verdict}</strong> {escape(self.claim)}: <strong>{value}</strong> {of}"
             f"<span>(claimed: {escape(threshold)})</span>{escape(self._reason())}</p>"
         )
