@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from cflows.book.claims import KEY, KINDS, SMALL, Claim
+from cflows.book.claims import CLAIMS, KEY, KINDS, SMALL, Claim, names
 
 #: What the book sets out to show; a claim names its row.
 ROWS: dict[int, dict] = yaml.safe_load(Path(__file__).with_name("rows.yml").read_text())
@@ -34,15 +34,18 @@ def collect(notebooks: Sequence[Path]) -> list[dict]:
 
 
 def surprises(rows: Sequence[dict]) -> list[str]:
-    """Claims that fall short without a reason being given, and claims that hold although one is."""
-    asked = [r for r in rows if r["asked"]]
+    """Claims that no chapter settles, that fall short without a reason being given, and that hold although one is."""
+    there, asked = {r["id"] for r in rows}, [r for r in rows if r["asked"]]
+    missing = [
+        f"{i} is asked, and no chapter settles it" for name in CLAIMS for i in names(name).values() if i not in there
+    ]
     short = [f"{r['notebook']}: {r['id']}: {claim(r)}" for r in asked if not r["holds"] and not r["why"]]
     held = [
         f"{r['notebook']}: {r['id']} holds; take its reason for falling short out"
         for r in asked
         if r["holds"] and r["why"]
     ]
-    return short + held
+    return missing + short + held
 
 
 def claim(row: dict) -> Claim:

@@ -9,6 +9,7 @@ others.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -107,7 +108,7 @@ def variance_error(flow: xr.DataTree, least: int = 300) -> Float[np.ndarray, "ei
     flow : xarray.DataTree
         Node "central" of a run.
     least : int
-        Steps with a variance above zero that an eigenvector has at least, for its error to mean something.
+        An eigenvector counts that has more steps than these with a variance above zero: a burst or two prove nothing.
 
     Returns
     -------
@@ -118,7 +119,7 @@ def variance_error(flow: xr.DataTree, least: int = 300) -> Float[np.ndarray, "ei
     variance, displacement = _arrays(flow, "variances", "displacements")
     there = (variance > 0) & np.isfinite(displacement)
     predicted, actual = (np.where(there, x, 0.0).sum(axis=0) for x in (variance, displacement**2))
-    enough = there.sum(axis=0) >= max(least, 1)
+    enough = there.sum(axis=0) > least
     return abs(np.divide(predicted, actual, where=enough, out=np.full(len(enough), np.nan)) - 1)
 
 
@@ -209,11 +210,22 @@ def locking_error(flow: xr.DataTree) -> float:
     Returns
     -------
     float
-        Largest relative deviation over the steps at which they were computed, and that of the step before.
+        Largest relative deviation over the steps at which they were computed, and that of the step before. A flow that
+        starts beyond the threshold has reached it when its largest eigenvalue has ceased to fall.
     """
     variances, eigenvalues = _arrays(flow, "variances", "eigenvalues")
     at, off = variances > 0, abs(eigenvalues / _threshold(flow) - 1)
+    at[: _descended(eigenvalues[:, 0], _threshold(flow))] = False
     return _of(np.max, off[1:][at[1:] & at[:-1]])
+
+
+def _descended(top: np.ndarray, threshold: float) -> int:
+    """The first step at which an eigenvalue that starts above the threshold has ceased to fall, or is not above."""
+    seen = np.flatnonzero(np.isfinite(top))
+    for now, following in itertools.pairwise(seen):
+        if top[now] <= threshold or top[following] >= top[now]:
+            return int(now)
+    return int(seen[-1]) if len(seen) else 0
 
 
 def hovering_error(process: xr.DataTree) -> float:

@@ -138,6 +138,10 @@ def test_eigenvalues_at_the_threshold():
     assert metrics.locking_error(tree(f=flow)["f"]) == pytest.approx(0.01)
     assert metrics.locking_error(tree(f=flow.assign_attrs(threshold=2.02))["f"]) == 0
     assert math.isnan(metrics.locking_error(tree(f=process())["f"]))
+    beyond = np.full(STEPS, np.nan)
+    beyond[[0, 1, 2, 4, 6, 8]] = 2.9, 2.3, 2.04, 2.006, 2.008, 2.0  # it comes down to 2, and is 0.4 % off at worst
+    flow = process(eigenvalues=series(beyond[:, None], "eig"), variances=series(np.ones((STEPS, 1)), "eig"))
+    assert metrics.locking_error(tree(f=flow)["f"]) == pytest.approx(0.004)
     hovering = tree(m=process(eigenvalues=series(from_step(50, 2.2, 1.0)[:, None], "eig")))["m"]
     assert metrics.hovering_error(hovering) == pytest.approx(0.1)
     assert metrics.step_size_error(hovering) == pytest.approx(1 - 2 / 2.2)

@@ -1,4 +1,4 @@
-"""What the book claims, each settled by a number. Sentences and limits stand in `claims.toml` alone."""
+"""What the book claims, each settled by a number. Sentences and limits stand in ``claims.toml`` alone."""
 
 from __future__ import annotations
 
@@ -135,6 +135,23 @@ class Claim:
 
 #: The claims of the book by name: the fields of `Claim`, ``of`` a list.
 CLAIMS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("claims.toml").read_text("utf-8"))
+
+
+def names(name: str) -> dict[str, str]:
+    """What a claim is called for each of the experiments that it is asked of, or for none ("").
+
+    Parameters
+    ----------
+    name : str
+        One of `CLAIMS`.
+
+    Returns
+    -------
+    dict
+        From experiment to `Claim.id`.
+    """
+    experiments = CLAIMS[name].get("of", [""])
+    return {of: f"{name}-{of}" if len(experiments) > 1 else name for of in experiments}
 
 
 def settle(name: str, value: float, run: xr.DataTree | None = None, *, figure: str = "", why: str = "") -> Claim:
