@@ -179,7 +179,7 @@ LAPTOP = {"eig_every": {"midpoint": 5} | dict.fromkeys(FLOWS[3:], 10)}
 PAPER = LAPTOP | {"task": CifarResNet(width=16, blocks=3, per_class=250, size=32), "steps": 3000}
 ALL = {"processes": ("discrete", "midpoint", *FLOWS)}
 MLP = LAPTOP | ALL | {"task": CifarMLP(per_class=250), "burn_in": 50, "steps": 800, "branch_step": 400,
-                      "snapshot_every": 50, "replay_from": (600,)}  # fmt: skip
+                      "snapshot_every": 50, "replay_from": (300,)}  # fmt: skip
 #: The book's experiments, each in three sizes: ``PRESETS[name][preset]``. Others can be added.
 PRESETS: Registry[dict[Any, Experiment]] = Registry("experiment")
 

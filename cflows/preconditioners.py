@@ -16,6 +16,7 @@ from . import stationary
 from .eigen import top_eigenpairs
 from .objective import Objective
 from .optimizers import Optimizer, RMSProp, ScalarRMSProp
+from .processes.base import COLD_PAIRS
 
 
 def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = None) -> xr.Dataset:
@@ -86,7 +87,7 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
         guess = bar.factor if critical else None  # without oscillation the one says little about the other
         hat = stationary.solve(hvp, g, math.inf, start=guess, tol=tol, throw=False)
         seconds = [middle - begin, time.perf_counter() - middle]
-        top = top_eigenpairs(hvp, ones, 1, None if top is None else top.start)
+        top = top_eigenpairs(hvp, ones, 1 if top else min(COLD_PAIRS, f.dim), top.start[:, :2] if top else None)
         solved = bar, hat
         for s in solved:
             if not s.converged:
@@ -100,7 +101,7 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
         rows.append(
             {
                 "all": (nu, nu_bar),
-                "speed": [*(float((g.square() / x).sum()) for x in (p, bar.p, hat.p, top.values / 2 * ones))],
+                "speed": [*(float((g.square() / x).sum()) for x in (p, bar.p, hat.p, top.values[0] / 2 * ones))],
                 "sharpness": float(top.values[0]),
                 "cosine": float(nu @ nu_bar / nu.norm() / nu_bar.norm()),
                 "log_correlation": _log_correlation(nu, nu_bar),

@@ -494,3 +494,15 @@ def test_eigenvalues_are_recorded_at_steps_whatever_the_substeps():
     flow = quiet(mlp_objective(), opt, 40, ("central",), burn_in=10, substeps=4, eig_every=1)["central"]
     assert flow["variances"][:, 0].max() > 0
     assert flow["eigenvalues"][:, 0].notnull().mean() > 0.9
+
+
+def test_the_sharpness_without_a_guess_is_that_with_one():
+    """Two near eigenvalues; the two random vectors of a search for one lack the larger one's eigenvector."""
+    rng = np.random.default_rng(200)
+    start = rng.standard_normal((200, 2))
+    Q = np.linalg.qr(np.concatenate([start, rng.standard_normal((200, 198))], axis=1))[0]
+    values = np.concatenate([[2.0, 25.7], np.linspace(0, 9, 197), [27.3]])
+    H = torch.from_numpy(Q * values @ Q.T)
+    f = Objective(lambda w: (w @ H @ w) / 2, torch.ones(200).double())
+    run = simulate(f, RMSProp(1e-3, 0.99), 2, ("discrete",), snapshot_every=1, replay_steps=0, progress=False)
+    np.testing.assert_allclose(run["discrete"]["sharpness"], 27.3, rtol=1e-2)

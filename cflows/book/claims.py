@@ -148,7 +148,7 @@ def names(name: str) -> dict[str, str]:
     Returns
     -------
     dict
-        From experiment to `Claim.id`.
+        From experiment to the ``id`` of its `Claim`.
     """
     experiments = CLAIMS[name].get("of", [""])
     return {of: f"{name}-{of}" if len(experiments) > 1 else name for of in experiments}
