@@ -75,7 +75,7 @@ def page(rows: Sequence[dict], titles: dict[str, str], preset: str) -> str:
         "",
         "A *prediction* could have failed. A *check* is one of a solver, or of an identity. Some claims hold *by "
         "construction*: the flow is solved such that they do. All limits stand in one file, `cflows/book/claims.toml`; "
-        "they were set before the runs were made."
+        "a limit is set before it is asked of a run, and not moved afterwards."
         + (
             " Predictions are not asked of the runs of this preset, which test the code alone."
             if preset == SMALL

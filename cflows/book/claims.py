@@ -123,11 +123,11 @@ class Claim:
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         value, threshold = self.numbers
         look = {"holds": "holds", "falls short": "short", "not asked": "open"}[self.verdict]
-        of = f"<span>{escape(self.of)}</span> " if self.of else ""
+        of = f"({escape(self.of)}) " if self.of else ""
         title = f' title="{escape(self.statistic)}"' if self.statistic else ""
         html = (
             f'<p class="claim {look}" id="claim-{escape(self.id)}"{title}>'
-            f"<strong>{self.verdict}</strong> {escape(self.claim)}: <strong>{value}</strong> {of}"
+            f"<strong>{self.verdict}</strong> {of}{escape(self.claim)}: <strong>{value}</strong> "
             f"<span>(claimed: {escape(threshold)})</span>{escape(self._reason())}</p>"
         )
         return {"text/plain": str(self), "text/html": html}, {KEY: self.as_json()}
