@@ -133,6 +133,8 @@ def table_of_rows(rows: Sequence[dict]) -> list[str]:
 def headline(rows: Sequence[dict]) -> str:
     """What the first page says of the scorecard: predictions alone."""
     mine = [row for row in rows if row["kind"] == KINDS[0] and row["asked"]]
+    if not mine:
+        return "This copy is built from very small runs, which test the code alone.\n"
     held = sum(row["holds"] for row in mine)
     short = "" if held == len(mine) else "; where one falls short, its chapter says why"
     return f"**{held} of {len(mine)} predictions hold** on the [scorecard](scorecard){short}.\n"

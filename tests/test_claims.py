@@ -113,6 +113,10 @@ def test_the_scorecard_is_what_the_notebooks_computed(tmp_path):
     assert '<p class="claim short" id="claim-b">' in claim("b", 2.0)._repr_mimebundle_()[0]["text/html"]
 
 
+def test_a_copy_of_small_runs_has_no_headline_of_predictions():
+    assert "very small runs" in scorecard.headline([claim("a", 2, asked=False).as_json()])
+
+
 def test_surprises(monkeypatch):
     monkeypatch.setattr(scorecard, "CLAIMS", {})
     rows = [
