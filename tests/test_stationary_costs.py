@@ -62,6 +62,14 @@ def network(dtype=torch.float32, lr=0.02, tol=1e-4):
     return hvp, g, lr, {"tol": tol}
 
 
+def graded():
+    """Weights of very different scales, the first term alone: where P is small, single rows rest on a column of V."""
+    rng = np.random.default_rng(0)
+    scale = torch.from_numpy(np.geomspace(1, 1e-2, 200))[:, None]
+    R = scale * torch.from_numpy(rng.standard_normal((200, 12)) * np.geomspace(1, 0.2, 12))
+    return lambda V: R @ (R.T @ V), rng.standard_normal(200), math.inf, {"tol": 1e-4}
+
+
 PROBLEMS = {
     "low rank": low_rank_problem,
     "low rank, direct": lambda: low_rank_problem(direct=True),
@@ -70,6 +78,7 @@ PROBLEMS = {
     "negative": negative,
     "network, float32": network,
     "network, first term": lambda: network(torch.float64, math.inf, 1e-5),
+    "graded": graded,
 }
 LIMITS = {  # products, rounds, products with the model
     "low rank": (51, 12, 800),
@@ -77,8 +86,9 @@ LIMITS = {  # products, rounds, products with the model
     "clustered": (93, 11, 2500),
     "indefinite": (150, 14, 4200),
     "negative": (100, 30, 1200),  # 10 to 26 rounds, as rounding has it
-    "network, float32": (97, 9, 1300),
+    "network, float32": (96, 9, 1300),
     "network, first term": (190, 14, 3000),
+    "graded": (70, 10, 2200),
 }
 
 
@@ -122,6 +132,7 @@ def test_costs_of_a_converged_solution(name, monkeypatch):
         ("ERROR_SHARE", 0.05, "low rank"),
         ("MIN_NEW_SHARE", 0.0, "low rank, direct"),
         ("MIN_NEW_SHARE", 0.9, "network, first term"),
+        ("SMALL_ENTRY", math.inf, "graded"),
         ("MAX_STALLED", 1, "indefinite"),
         ("MAX_STALLED", 12, "negative"),
         ("CYCLE", 4, "network, float32"),

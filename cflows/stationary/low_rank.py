@@ -18,6 +18,9 @@ from .interior_point import solve_dense
 
 COLUMNS = 3  # of a random start; with 1 or 9 a tenth to twice as many products more, where none are remembered
 NEGLIGIBLE_GAIN = 0.01  # share of the gap below which a gain of the dual ends an ascent and a column is dropped
+SMALL_ENTRY = (
+    0.1  # columns with larger ones stay, whatever they gain: where P is small, single rows rest on such a column
+)
 GAP_REDUCTION = 1 / 3  # residual of eigenpairs over the last gap: a fifth costs products, five times it rounds
 ERROR_SHARE = 0.25  # of the tolerance, for residuals and for unseen eigenvalues each; half of it is left to the ascent
 ROUNDINGS = 100  # rounding error of residuals, in units of machine precision
@@ -119,7 +122,9 @@ def solve_low_rank(
         V = ascend(H.product if H.full else H.model, V, b, p, negligible)
         if not stalled:
             gains, Q = torch.linalg.eigh(V.T @ (p[:, None] * V))  # what each column of VQ adds to the dual
-            V = V @ Q[:, (gains > negligible * float((p + b.square() / p).sum())) | (gains == gains[-1])]
+            worth = gains > negligible * float((p + b.square() / p).sum())
+            V = V @ Q
+            V = V[:, worth | (V.abs().amax(0) > SMALL_ENTRY) | (gains == gains[-1])]
         HV = H.product(V)
         p = multiplier(HV)
         pairs = eigenpairs(torch.cat([V, spare], dim=1), max(gap * GAP_REDUCTION, residual))
