@@ -95,7 +95,7 @@ def test_an_option_that_is_added_renames_no_run(valley, monkeypatch):
         {valley.path: valley, **{e.path: e for sizes in PRESETS.values() for e in sizes.values()}},
     )
     tree = experiments.compute(valley)
-    later = {"valley": extended(Valley, tilt=0.5), "cifar-resnet": extended(tasks.CifarResNet, depth=3)}
+    later = {name: extended(kind, tilt=0.5) for name, kind in tasks.TASKS.items()}
     optimizers = {name: extended(kind, momentum=0.0) for name, kind in OPTIMIZERS.items()}
     for name, kind in later.items():
         monkeypatch.setitem(tasks.TASKS, name, kind)
@@ -109,7 +109,7 @@ def test_an_option_that_is_added_renames_no_run(valley, monkeypatch):
         new = Later(**vars(e) | {"task": task, "optimizer": optimizer})
         assert new.path == there
         assert replace(new, precision="double").path != there
-        assert replace(new, task=replace(task, **{"tilt" if e is valley else "depth": 4})).path != there
+        assert replace(new, task=replace(task, tilt=4)).path != there
         assert replace(new, optimizer=replace(optimizer, momentum=0.9)).path != there
     read = experiments.read(tree)
     assert (read.path, vars(read.task)["tilt"], vars(read)["precision"]) == (path, 0.5, "single")
