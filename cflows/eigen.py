@@ -20,6 +20,7 @@ from .errors import ConvergenceError, DivergenceError
 
 LOOSE_FACTOR = 3  # between the residuals allowed below ``loose_below`` and above: saves 6 % of the products on a path
 KEPT_PER_PAIR = 2  # Ritz vectors kept at a restart, beside the spare: k alone costs a fifth more, 3k saves a twentieth
+COLD_PAIRS = 4  # of H, where there is no guess: the two random vectors of a search for one can miss the larger of two
 EXPANSION = 16  # vectors between restarts: half as many cost twice the products on a cluster; more is memory
 ROUNDINGS = 10  # rounding error of a residual, in units of machine precision times the largest abs(λ)
 MAX_ROUNDING = 0.05  # a residual above this share of the eigenvalue is not accepted as rounding
@@ -177,6 +178,36 @@ def top_eigenpairs(
         # The spare's residual searches for eigenvectors that are orthogonal to all guesses.
         block = torch.cat([R[:, :j][:, bad], R[:, j:]], dim=1)
         searched = True
+
+
+def sharpness(
+    hvp: Callable[[Float[Tensor, "n k"]], Float[Tensor, "n k"]],
+    like: Float[Tensor, "n"],
+    start: Float[Tensor, "n j"] | None = None,
+    tol: float = 1e-2,
+) -> tuple[float, Float[Tensor, "n m"]]:
+    """The largest eigenvalue of H itself.
+
+    Parameters
+    ----------
+    hvp : callable (n, j) -> (n, j)
+        Products with the symmetric matrix H.
+    like : Tensor (n,)
+        Of the size, type and device of the weights.
+    start : Tensor (n, j), optional
+        Guesses: what this function returned at the last point.
+    tol : float
+        As of `top_eigenpairs`.
+
+    Returns
+    -------
+    value : float
+    start : Tensor (n, m)
+        Guesses for the next point.
+    """
+    k = 1 if start is not None else min(COLD_PAIRS, len(like))
+    found = top_eigenpairs(hvp, torch.ones_like(like), k, start, tol)
+    return float(found.values[0]), found.start[:, :2]
 
 
 def orthonormalise(block: Tensor, Q: Tensor) -> Tensor:

@@ -68,7 +68,6 @@ def error(
     *,
     predicted: str = "",
     statistic: Callable[[np.ndarray], float] = np.median,
-    margin: int = 0,
 ) -> float:
     """Relative error of a time-average that a flow predicts for the optimizer, from the flow's edge on.
 
@@ -84,8 +83,6 @@ def error(
         Variable of the flow to compare; by default ``"predicted_" + variable`` if the flow has that, or ``variable``.
     statistic : callable
         What to return of the errors at all steps (and weights).
-    margin : int
-        Number of last steps to leave out: at the end of a run an average lacks the later half of its kernel.
 
     Returns
     -------
@@ -97,7 +94,7 @@ def error(
         predicted = f"predicted_{variable}" if f"predicted_{variable}" in node else variable
     (prediction,), (actual,) = _arrays(node, predicted), _arrays(run.children["discrete"], variable)
     off = abs(smooth(prediction) / smooth(np.where(np.isnan(prediction), np.nan, actual)) - 1)
-    return _of(statistic, off[edge(node) : max(len(off) - margin, 0)])
+    return _of(statistic, off[edge(node) :])
 
 
 def variance_error(flow: xr.DataTree, least: int = 300) -> Float[np.ndarray, "eig"]:
@@ -147,6 +144,8 @@ def output_error(run: xr.DataTree) -> float:
 def snapshot_error(run: xr.DataTree, variable: str = "nu") -> float:
     """Median relative error of the central flow over all weights and all snapshots after its edge.
 
+    Stored runs keep some weights only at snapshots before the last; those count that are there at all of them.
+
     Parameters
     ----------
     run : xarray.DataTree
@@ -159,7 +158,7 @@ def snapshot_error(run: xr.DataTree, variable: str = "nu") -> float:
     float
     """
     actual, predicted = (run[f"snapshots/{name}"].to_dataset() for name in ("discrete", "central"))
-    off = abs(predicted[variable] / actual[variable] - 1)
+    off = abs(predicted[variable] / actual[variable] - 1).dropna("step", how="all").dropna("weight")
     (steps,), at = _arrays(run.children["central"], "step"), edge(run.children["central"])
     return _of(np.median, off.values[off["step"].values > steps[0] + at])
 

@@ -13,10 +13,9 @@ import xarray as xr
 from tqdm import tqdm
 
 from . import stationary
-from .eigen import top_eigenpairs
+from .eigen import sharpness
 from .objective import Objective
 from .optimizers import Optimizer, RMSProp, ScalarRMSProp
-from .processes.base import COLD_PAIRS
 
 
 def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = None) -> xr.Dataset:
@@ -70,8 +69,7 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
     recorded = tree["central"].to_dataset().coords
     coords = np.array(recorded.get("coord", []), dtype=int)
     rows: list[dict] = []
-    lagging, ones = None, torch.ones_like(f.w0)
-    top = None
+    lagging, guess = None, None
     for i in tqdm(range(taken.sizes["step"]), desc="convex programs", leave=False):
         at = {name: torch.tensor(x.values).to(f.w0) for name, x in taken.isel(step=i).data_vars.items()}
         t = int(taken["step"][i]) + 1 + burn_in
@@ -84,10 +82,10 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
         begin = time.perf_counter()
         bar = stationary.solve(hvp, g, lr, start=start if critical else None, tol=tol, throw=False)
         middle = time.perf_counter()
-        guess = bar.factor if critical else None  # without oscillation the one says little about the other
-        hat = stationary.solve(hvp, g, math.inf, start=guess, tol=tol, throw=False)
+        near = bar.factor if critical else None  # without oscillation the one says little about the other
+        hat = stationary.solve(hvp, g, math.inf, start=near, tol=tol, throw=False)
         seconds = [middle - begin, time.perf_counter() - middle]
-        top = top_eigenpairs(hvp, ones, 1 if top else min(COLD_PAIRS, f.dim), top.start[:, :2] if top else None)
+        top, guess = sharpness(hvp, f.w0, guess)
         solved = bar, hat
         for s in solved:
             if not s.converged:
@@ -101,8 +99,8 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
         rows.append(
             {
                 "all": (nu, nu_bar),
-                "speed": [*(float((g.square() / x).sum()) for x in (p, bar.p, hat.p, top.values[0] / 2 * ones))],
-                "sharpness": float(top.values[0]),
+                "speed": [*(float((g.square() / x).sum()) for x in (p, bar.p, hat.p, top / 2))],
+                "sharpness": top,
                 "cosine": float(nu @ nu_bar / nu.norm() / nu_bar.norm()),
                 "log_correlation": _log_correlation(nu, nu_bar),
                 "log_correlation_past": _log_correlation(nu, lagging),

@@ -23,7 +23,8 @@ from .processes import PROCESSES
 from .records import RECORDS
 
 #: Significant decimal digits that the repository keeps of records, and of values for each weight.
-DIGITS, DIGITS_PER_WEIGHT = 4, 3
+DIGITS, DIGITS_PER_WEIGHT = 4, 2
+WEIGHTS = 5000  # about as many have their ν kept at every snapshot
 EXACT = math.inf  # of weights and eigenvalues
 STATE_DIGITS = {"nu": 3.6, "p": 3, "penalty": 3, "V": 3}  # of fields of states that replays start from: 12 and 10 bits
 DEFAULT_TOLERANCE = 15.0  # of a variable that declares none, in units of a run's accuracy
@@ -248,8 +249,8 @@ def reduce(run: xr.DataTree) -> xr.DataTree:
     Returns
     -------
     xarray.DataTree
-        Of snapshots there is the last, without squared gradients, and ν of all of them if it is a preset. Of distances
-        there are those from the optimizer.
+        Of snapshots there is the last, without squared gradients; of earlier ones of a preset ν is there, of some weights,
+        evenly spread. Of distances there are those from the optimizer.
     """
     run = run.copy(deep=True)
     for node in run.subtree:
@@ -263,8 +264,10 @@ def reduce(run: xr.DataTree) -> xr.DataTree:
         if node.path.startswith("/snapshots/"):
             data = data[["nu"]] if node.name == "discrete" else data.drop_vars("grad_sq", errors="ignore")
             last = data["step"] == data["step"][-1]
-            whole = {"nu"} if run.attrs.get("preset") else set()
-            data = data.assign({name: data[name].where(last) for name in set(data.data_vars) - whole})
+            apart = max(data.sizes["weight"] // WEIGHTS, 1)
+            some = (np.arange(data.sizes["weight"]) % apart == 0) & bool(run.attrs.get("preset"))
+            kept = {name: last | xr.DataArray(some, dims="weight") if name == "nu" else last for name in data.data_vars}
+            data = data.assign({name: data[name].where(where) for name, where in kept.items()})
         elif node.path.startswith("/distance") and "discrete" in run:
             data = data[[name for name in data.data_vars if str(name).endswith("-discrete")]]
         data = data.assign({name: _rounded(x, digits[name]) for name, x in data.data_vars.items()})

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..eigen import Eigenpairs, top_eigenpairs
+from ..eigen import Eigenpairs, sharpness, top_eigenpairs
 from ..errors import DivergenceError
 from ..objective import HVP, Objective
 from ..optimizers import Optimizer
@@ -24,9 +24,6 @@ from ..records import Variable
 from ..registry import Registry
 
 REFRESH_ERROR = 25.0  # over ν's memory a trajectory is off by about 1 / 25 of what is missed between two refreshes
-COLD_PAIRS = (
-    4  # found where there is no guess: two random vectors may both all but miss the largest of near eigenvalues
-)
 MAX_REFRESH_ERROR = 0.5  # beyond it nothing is known of an eigenvector at the next refresh
 Row = dict[str, Any]  # numbers, lists and tensors by the name of their variable
 Outputs = Callable[[Tensor], Tensor]  # weights (n,) -> (m,)
@@ -267,11 +264,8 @@ class Process(ABC):
     def with_sharpness(self, seen: Observation) -> Observation:
         """The same, with the largest eigenvalue of H itself."""
         hvp = self.f.linearize(seen.state.w)[2]
-        guess = seen.state.sharpest
-        k = 1 if guess is not None else min(COLD_PAIRS, self.f.dim)
-        found = top_eigenpairs(hvp, torch.ones_like(seen.state.w), k, guess, self.settings.eig_tol)
-        state = replace(seen.state, sharpest=found.start[:, :2])
-        return replace(seen, state=state, row=seen.row | {"sharpness": float(found.values[0])})
+        value, start = sharpness(hvp, seen.state.w, seen.state.sharpest, self.settings.eig_tol)
+        return replace(seen, state=replace(seen.state, sharpest=start), row=seen.row | {"sharpness": value})
 
     def snapshot(self, seen: Any) -> dict[str, Tensor]:
         """Arrays (n,) or (n, r) to keep of an observation."""

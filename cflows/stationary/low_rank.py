@@ -18,9 +18,7 @@ from .interior_point import solve_dense
 
 COLUMNS = 3  # of a random start; with 1 or 9 a tenth to twice as many products more, where none are remembered
 NEGLIGIBLE_GAIN = 0.01  # share of the gap below which a gain of the dual ends an ascent and a column is dropped
-SMALL_ENTRY = (
-    0.1  # columns with larger ones stay, whatever they gain: where P is small, single rows rest on such a column
-)
+SMALL_ENTRY = 0.1  # a column with a larger one stays, whatever it gains: where P is small, single rows rest on it
 GAP_REDUCTION = 1 / 3  # residual of eigenpairs over the last gap: a fifth costs products, five times it rounds
 ERROR_SHARE = 0.25  # of the tolerance, for residuals and for unseen eigenvalues each; half of it is left to the ascent
 ROUNDINGS = 100  # rounding error of residuals, in units of machine precision
