@@ -53,8 +53,8 @@ def compute(experiment: experiments.Experiment) -> None:
 
 def runs(preset: experiments.Preset) -> list[experiments.Experiment]:
     """All that chapters need, the longest first."""
-    base, *others = (experiments.get(name, preset) for name in experiments.PRESETS)
-    return [base, experiments.scaled(base, 2), *others, experiments.scaled(base, 4)]
+    base, largest, *others = (experiments.get(name, preset) for name in experiments.PRESETS)
+    return [base, *experiments.rates(largest)[::-1], *others]
 
 
 def execute(notebook: Path, preset: str) -> None:

@@ -177,7 +177,9 @@ SMALL = {"eig_every": {"midpoint": 10} | dict.fromkeys(FLOWS[3:], 20), "replay_s
 CI = SMALL | {"task": CifarResNet(width=2, per_class=25, size=8)}
 LAPTOP = {"eig_every": {"midpoint": 5} | dict.fromkeys(FLOWS[3:], 10)}
 PAPER = LAPTOP | {"task": CifarResNet(width=16, blocks=3, per_class=250, size=32), "steps": 3000}
+LARGE = {"task": CifarResNet(per_class=250), "eig_every": {"midpoint": 10} | dict.fromkeys(FLOWS[3:], 10)}
 ALL = {"processes": ("discrete", "midpoint", *FLOWS)}
+WITHOUT = {"processes": ("discrete", "midpoint", "central", "ablated")}
 MLP = LAPTOP | ALL | {"task": CifarMLP(per_class=250), "burn_in": 50, "steps": 800, "branch_step": 400,
                       "snapshot_every": 50, "replay_from": (300,)}  # fmt: skip
 #: The book's experiments, each in three sizes: ``PRESETS[name][preset]``. Others can be added.
@@ -196,8 +198,17 @@ _add(
     RMSProp,
     ci=(1e-4, CI | ALL | {"burn_in": 430, "steps": 180, "branch_step": 150, "snapshot_every": 20,
                           "replay_from": (90, 165)}),
-    laptop=(3e-5, LAPTOP | ALL | {"branch_step": 600, "snapshot_every": 50, "replay_from": (400, 700)}),
+    laptop=(1e-4, LARGE | ALL | {"burn_in": 70, "steps": 600, "branch_step": 300, "snapshot_every": 50,
+                                 "replay_from": (400,)}),
     paper=(2e-5, PAPER | ALL | {"branch_step": 2000, "snapshot_every": 100, "replay_from": (1500, 2500)}),
+)  # fmt: skip
+_add(
+    "rmsprop-rates",
+    RMSProp,
+    ci=(4e-4, SMALL | WITHOUT | {"task": CI["task"], "burn_in": 107, "steps": 45, "snapshot_every": 5,
+                                 "replay_from": (30,)}),
+    laptop=(3e-4, LAPTOP | WITHOUT | {"burn_in": 60, "steps": 600, "snapshot_every": 50, "replay_from": (500,)}),
+    paper=(1e-4, PAPER | WITHOUT | {"burn_in": 400, "steps": 2000, "snapshot_every": 100, "replay_from": (1500,)}),
 )  # fmt: skip
 _add(
     "rmsprop-mlp",
@@ -249,27 +260,20 @@ def get(name: str, preset: Preset = "laptop", **changes) -> Experiment:
     return PRESETS[name][preset].change(**changes)
 
 
-def scaled(experiment: Experiment, k: int) -> Experiment:
-    """The experiment at a larger learning rate, for as much fewer steps, without what only it is asked for.
+def rates(experiment: Experiment) -> list[Experiment]:
+    """The experiment at a tenth and a third of its learning rate, and as it is.
+
+    A burn-in that is as much longer brings all of them to the same time ηt.
 
     Parameters
     ----------
     experiment : Experiment
-    k : int
-        How many times its learning rate.
 
     Returns
     -------
-    Experiment
+    list of Experiment
+        The smallest learning rate first.
     """
-    e = experiment
-    return e.change(
-        lr=k * e.optimizer.learning_rate(1),
-        burn_in=e.burn_in // k,
-        steps=e.steps // k,
-        snapshot_every=2 * e.snapshot_every // k,
-        replay_steps=min(e.replay_steps, e.steps // k),
-        replay_from=tuple(t // k for t in e.replay_from[-1:]),
-        processes=("discrete", "central", "ablated"),
-        branch_step=0,
-    )
+    lr = experiment.optimizer.learning_rate(1)
+    smaller = [experiment.change(lr=float(f"{lr / k:.3g}"), burn_in=k * experiment.burn_in) for k in (10, 3)]
+    return [*smaller, experiment]

@@ -11,14 +11,14 @@ import torch
 import xarray as xr
 
 from . import ALGORITHM, preconditioners, store
-from ._definitions import OLD_NAMES, PRESETS, Experiment, Preset, get, read, scaled, written
+from ._definitions import OLD_NAMES, PRESETS, Experiment, Preset, get, rates, read, written
 from ._deprecation import renamed
 from .objective import Objective
 from .optimizers import OPTIMIZERS
 from .simulation import replay, simulate
 
 __all__ = [
-    "PRESETS", "Experiment", "compute", "describe", "get", "read", "run", "scaled", "solve_convex_programs", "verify"
+    "PRESETS", "Experiment", "compute", "describe", "get", "rates", "read", "run", "solve_convex_programs", "verify"
 ]  # fmt: skip
 SYMBOLS = {"lr": "η", "beta2": "β₂", "eps": "ε", "bias_correction": "bias correction"}
 

@@ -249,8 +249,8 @@ def reduce(run: xr.DataTree) -> xr.DataTree:
     Returns
     -------
     xarray.DataTree
-        Of snapshots there is the last, without squared gradients; of earlier ones of a preset ν is there, of some weights,
-        evenly spread. Of distances there are those from the optimizer.
+        Of snapshots there is the last, without squared gradients; of earlier ones of a preset there is ν, of some
+        weights, evenly spread. Of distances there are those from the optimizer.
     """
     run = run.copy(deep=True)
     for node in run.subtree:
