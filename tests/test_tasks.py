@@ -189,11 +189,20 @@ def test_a_schedule_can_not_name_a_file():
 
 def test_states_are_kept_where_the_run_reaches():
     e = experiments.get("rmsprop-resnet", "laptop")
-    assert e.starts == (400, 700)
-    assert e.change(steps=500).starts == (400,)
+    assert e.starts == (400,)
     assert e.change(steps=30).starts == (10,)
     assert e.change(replay_steps=0).starts == ()
-    assert experiments.scaled(e, 4).starts == (175,)
+    e = e.change(replay_from=(400, 500))
+    assert e.starts == (400, 500)
+    assert e.change(steps=500).starts == (400,)
+
+
+def test_smaller_learning_rates_begin_at_the_same_time():
+    e = experiments.get("rmsprop-rates", "laptop")
+    rates = experiments.rates(e)
+    assert rates[-1] == e
+    assert [r.optimizer.lr for r in rates] == [3e-5, 1e-4, 3e-4]
+    assert [r.optimizer.lr * r.burn_in for r in rates] == pytest.approx([e.optimizer.lr * e.burn_in] * 3)
 
 
 def test_data_are_digested_once(monkeypatch):
