@@ -17,10 +17,12 @@ from . import processes as processes
 from . import quadratic as quadratic
 from . import records as records
 from . import registry as registry
+from . import report as report
 from . import sdcp as sdcp
 from . import simulation as simulation
 from . import stationary as stationary
 from . import store as store
+from . import survey as survey
 from . import tasks as tasks
 from .errors import ConvergenceError as ConvergenceError
 from .errors import DivergenceError as DivergenceError

@@ -1,4 +1,4 @@
-"""The command line: `cflows run`, `cflows list`, `cflows info`, `cflows store`, `cflows verify`."""
+"""The command line: `cflows run`, `cflows survey`, `cflows list`, `cflows info`, `cflows store`, `cflows verify`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tyro
 
 from . import experiments, files
 from . import store as runs
+from . import survey as surveys
 from .errors import ConvergenceError
 from .optimizers import Schedule
 
@@ -92,6 +93,20 @@ def run(
     print(runs.find(chosen.path.name) or chosen.path)
 
 
+def survey(preset: experiments.Preset = "laptop", device: str = "auto", jobs: int | None = None) -> None:
+    """Try the predictions on small networks of several kinds, or find the table in the cache, and print it.
+
+    Args:
+        preset: ci computes three small runs, the others all of them.
+        device: where to compute; "auto" takes a GPU if there is one.
+        jobs: runs to compute at a time; by default as many as there are cores, and one on a GPU.
+    """
+    table = surveys.table(preset, device, jobs)
+    settings = ["network", "loss", "seed", "lr", "beta2", "bias_correction"]
+    print(table.to_dataframe().set_index(settings).to_string(float_format="{:.3g}".format))
+    print(runs.find(surveys.path(preset).name) or surveys.path(preset))
+
+
 def store(paths: Annotated[list[Path], tyro.conf.Positional], folder: Path = Path("runs")) -> None:
     """Put run files into a folder of the repository, reduced to what figures need.
 
@@ -126,7 +141,14 @@ def _some(paths: list[Path]) -> list[Path]:
 
 def main(args: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    commands: dict[str, Callable] = {"run": run, "list": list_runs, "info": info, "store": store, "verify": verify}
+    commands: dict[str, Callable] = {
+        "run": run,
+        "survey": survey,
+        "list": list_runs,
+        "info": info,
+        "store": store,
+        "verify": verify,
+    }
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="cflows", description=__doc__, args=args, registry=TYPES)
     except KeyboardInterrupt:

@@ -18,7 +18,8 @@ from .optimizers import OPTIMIZERS
 from .simulation import replay, simulate
 
 __all__ = [
-    "PRESETS", "Experiment", "compute", "describe", "get", "rates", "read", "run", "solve_convex_programs", "verify"
+    "PRESETS", "Experiment", "compute", "describe", "get", "rates", "read", "run", "solve_convex_programs", "verify",
+    "written",
 ]  # fmt: skip
 SYMBOLS = {"lr": "η", "beta2": "β₂", "eps": "ε", "bias_correction": "bias correction"}
 

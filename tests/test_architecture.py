@@ -19,7 +19,7 @@ LAYERS = [
     {"differences", "flows", "stationary"},
     {"processes"},
     {"_options", "_run", "simulation"},
-    {"tasks", "_definitions", "experiments", "store", "preconditioners", "metrics"},
+    {"tasks", "_definitions", "experiments", "store", "preconditioners", "metrics", "report", "survey"},
     {"book", "__main__"},
 ]
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}

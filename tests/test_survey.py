@@ -1,0 +1,66 @@
+import math
+from datetime import date, timedelta
+
+import numpy as np
+import pytest
+
+import cflows
+from cflows import report, survey
+from cflows.__main__ import main
+from cflows.tasks import CifarMLP
+
+TASK = CifarMLP(per_class=2, size=4, width=3)
+SMALL = survey.BASE.change(task=TASK, burn_in=3, steps=6, snapshot_every=3, coords=2)
+
+
+def test_the_grid():
+    runs = survey.runs()
+    assert len(runs) == 5 * 2 * 2 * 3 + len(survey.VARIANTS)
+    assert len({e.path for e in runs}) == len(runs)
+    assert survey.path() != survey.path("ci")
+    days = [date(2026, 1, 1) + timedelta(days=i) for i in range(len(runs))]
+    assert sorted(map(survey.of_today, days)) == list(range(len(runs)))
+
+
+def test_a_survey_is_kept_and_goes_on_where_it_was(monkeypatch, cache, capsys):
+    monkeypatch.setattr(survey, "runs", lambda preset="laptop": [SMALL, SMALL.change(seed=1, bias_correction=False)])
+    table = survey.table(jobs=1)
+    assert dict(table.sizes) == {"run": 2}
+    assert table["network"].values.tolist() == ["MLP", "MLP"]
+    assert table["seed"].values.tolist() == [0, 1]
+    assert table["bias_correction"].values.tolist() == [True, False]
+    assert {*report.STATISTICS, *survey.PROGRAM, "failure"} == set(table.data_vars)
+    assert table["penalty"].attrs["long_name"] == report.STATISTICS["penalty"][0]
+    monkeypatch.setattr(cflows.experiments, "simulate", None)  # nothing is computed again
+    assert survey.table().identical(table)
+    survey.path().unlink()
+    again = survey.table(jobs=1)
+    for name in report.STATISTICS:
+        np.testing.assert_array_equal(again[name], table[name])
+    assert main(["survey"]) == 0
+    assert capsys.readouterr().out.endswith(f"{survey.path()}\n")
+
+
+def test_a_run_that_fails_has_a_reason(monkeypatch, cache):
+    def fail(experiment, device):
+        raise cflows.DivergenceError("the loss is nan at step 3")
+
+    monkeypatch.setattr(survey, "runs", lambda preset="laptop": [SMALL])
+    monkeypatch.setattr(survey, "measure", fail)
+    table = survey.table(jobs=1)
+    assert table["failure"].item() == "DivergenceError: the loss is nan at step 3"
+    assert math.isnan(table["mean_loss_error"].item())
+
+
+@pytest.mark.parametrize(
+    "processes", [("discrete",), ("discrete", "central"), ("discrete", "stable", "central", "ablated")]
+)
+def test_a_run_has_the_numbers_of_what_it_holds(processes):
+    e = survey.runs("ci")[0]
+    run = cflows.simulate(e.objective("cpu"), e.optimizer, 30, processes, e.burn_in, snapshot_every=10, progress=False)
+    found = report.numbers(run)
+    assert found.keys() == report.STATISTICS.keys()
+    assert math.isnan(found["midpoint"])
+    assert math.isfinite(found["mean_loss_error"]) == ("central" in processes)
+    assert math.isfinite(found["distance"]) == ("stable" in processes)
+    assert math.isfinite(found["ablated_loss"]) == ("ablated" in processes)
