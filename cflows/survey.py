@@ -138,7 +138,7 @@ def table(preset: Preset = "laptop", device: str = "auto", jobs: int | None = No
         row = partial(_row, device=place)
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
             rows = pool.map(row, chosen) if workers > 1 else map(row, chosen)
-            return xr.DataTree(_assemble(chosen, list(tqdm(rows, "survey", len(chosen), unit="run"))))
+            return xr.DataTree(_assemble(chosen, list(tqdm(rows, "survey", len(chosen), unit="run")), preset))
 
     return store.kept(path(preset), device, make).to_dataset()
 
@@ -149,7 +149,7 @@ def path(preset: Preset = "laptop") -> Path:
     return store.cache() / f"survey-{digest[:12]}.nc"
 
 
-def _assemble(chosen: list[Experiment], rows: list[tuple[dict[str, float], str]]) -> xr.Dataset:
+def _assemble(chosen: list[Experiment], rows: list[tuple[dict[str, float], str]], preset: str) -> xr.Dataset:
     described = {name: text for name, (text, _) in report.STATISTICS.items()} | PROGRAM
     numbers = {
         name: ("run", np.array([values.get(name, math.nan) for values, _ in rows], np.float32), {"long_name": text})
@@ -167,6 +167,7 @@ def _assemble(chosen: list[Experiment], rows: list[tuple[dict[str, float], str]]
         {
             "experiment": json.dumps(experiments.written(BASE)),
             "summary": f"{len(chosen)} runs of {chosen[0].steps} steps after {chosen[0].burn_in} of burn-in",
+            "preset": preset,
             "algorithm": ALGORITHM,
         },
     )
