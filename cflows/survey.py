@@ -134,7 +134,7 @@ def table(preset: Preset = "laptop", device: str = "auto", jobs: int | None = No
 
     def make(_: Path | None) -> xr.DataTree:
         place = str(store.device(device))
-        workers = jobs or (os.cpu_count() if place == "cpu" else 1)
+        workers = jobs or (os.cpu_count() or 1 if place == "cpu" else 1)
         row = partial(_row, device=place)
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
             rows = pool.map(row, chosen) if workers > 1 else map(row, chosen)

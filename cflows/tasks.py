@@ -105,6 +105,15 @@ class _Supervised(Task):
     def labels(self) -> int:
         """Number of classes."""
 
+    @property
+    @abstractmethod
+    def amount(self) -> str:
+        """How many examples there are, in words."""
+
+    def describe(self) -> str:
+        """How many examples, and the loss if it is not the mean squared error."""
+        return self.amount if self.loss == "mse" else f"{self.amount}, {self.loss}"
+
     def objective(self, device: torch.device, batch_size: int | None = None) -> Objective:
         """As of `Task`."""
         inputs, classes = self.examples()
@@ -145,10 +154,10 @@ class _Cifar(_Supervised):
         """That of the training images, and of the test images whose scores are recorded."""
         return _digest(self.per_class, self.classes, self.size)
 
-    def describe(self) -> str:
+    @property
+    def amount(self) -> str:
         """How many images, and their size."""
-        loss = "" if self.loss == "mse" else f", {self.loss}"
-        return f"{len(self.classes) * self.per_class} images at {self.size} x {self.size}{loss}"
+        return f"{len(self.classes) * self.per_class} images at {self.size} x {self.size}"
 
 
 @functools.cache
@@ -234,6 +243,11 @@ class SortingTransformer(_Supervised):
     def labels(self) -> int:
         """Number of classes."""
         return self.tokens
+
+    @property
+    def amount(self) -> str:
+        """How many sequences, and of what."""
+        return f"{self.sequences} sequences of {self.length} of {self.tokens} tokens"
 
     def module(self) -> nn.Module:
         """A `models.SequenceTransformer`."""
