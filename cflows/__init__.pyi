@@ -30,6 +30,7 @@ from .objective import Objective as Objective
 from .optimizers import GradientDescent as GradientDescent
 from .optimizers import RMSProp as RMSProp
 from .optimizers import ScalarRMSProp as ScalarRMSProp
+from .report import summary as summary
 from .simulation import simulate as simulate
 
 __all__: list[str]

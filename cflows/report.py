@@ -1,9 +1,10 @@
-"""How well a flow describes a run, in a row of numbers: the metrics that any run with a central flow has."""
+"""How well a flow describes a run: in a row of numbers, those that any run with a central flow has, and in words."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -11,6 +12,7 @@ import xarray as xr
 
 from . import metrics
 
+HELD = 0.02  # an eigenvalue that is nearer to the threshold, relatively, counts as held there
 LEAST = 100  # steps that an eigenvector of Σ has to be there for, for its variance to count
 
 
@@ -91,3 +93,64 @@ def numbers(run: xr.DataTree) -> dict[str, float]:
         except KeyError:
             found[name] = math.nan
     return found
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run in words and numbers; ``print`` shows both.
+
+    Attributes
+    ----------
+    text : str
+        The words.
+    numbers : dict
+        As of `numbers`.
+    """
+
+    text: str
+    numbers: dict[str, float]
+
+    def __str__(self) -> str:
+        known = {STATISTICS[name][0]: value for name, value in self.numbers.items() if not math.isnan(value)}
+        return "\n".join([self.text, *(f"  {value:>8.3g}  {what}" for what, value in known.items())])
+
+
+def summary(run: xr.DataTree) -> Summary:
+    """What a run shows: where the edge is, what is held there, how far predictions are off, whether to trust them.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        Result of `simulate` with the processes "discrete" and "central".
+
+    Returns
+    -------
+    Summary
+
+    Raises
+    ------
+    ValueError
+        If the run has no central flow or no optimizer to compare it with.
+    """
+    if missing := {"discrete", "central"} - set(run.children):
+        raise ValueError(f"the run has no {' and no '.join(sorted(missing))}; simulate both processes")
+    flow, found = run.children["central"], numbers(run)
+    threshold, name = flow.attrs.get("threshold", 2.0), f"{flow.attrs.get('threshold', 2.0):g}"
+    eigenvalues = flow.to_dataset()["eigenvalues"].values
+    known = eigenvalues[np.isfinite(eigenvalues).any(axis=1)]
+    said = []
+    if found["edge"] >= len(eigenvalues):
+        top = f"; the largest eigenvalue of P⁻¹H is {known[-1].max():.3g} at the end" if len(known) else ""
+        said.append(f"the edge is not reached in {len(eigenvalues)} steps{top}")
+    else:
+        said.append(f"edge at step {found['edge']:.0f}")
+        held = int((abs(known[-1] / threshold - 1) < HELD).sum()) if len(known) else 0
+        locked = "" if math.isnan(found["locked"]) else f" (within {found['locked']:.2g} of it)"
+        said.append(f"{held} eigenvalue{'' if held == 1 else 's'} at {name} at the end{locked}")
+        without = found["loss_error_without"]
+        said.append(f"predicted loss {found['mean_loss_error']:.2%} off (without the oscillation {without:.2%})")
+    if not math.isnan(found["distance"]):
+        said.append(f"distance {found['distance']:.2g} of the stable flow's")
+    doubt = flow.attrs.get("doubt")
+    said.append(f"not to be trusted from {doubt}" if doubt else "trustworthy")
+    return Summary("; ".join(said), found)

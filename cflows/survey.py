@@ -29,11 +29,11 @@ from .optimizers import RMSProp
 from .tasks import CifarCNN, CifarMLP, CifarResNet, CifarViT, SortingTransformer, Task
 
 NETWORKS: dict[str, Task] = {
-    "MLP": CifarMLP(per_class=50, size=8, width=32),
-    "CNN": CifarCNN(per_class=50, size=8, width=8),
-    "ResNet": CifarResNet(per_class=50, size=8, width=4),
-    "vision transformer": CifarViT(per_class=50, size=8, width=16, depth=1, patch=2),
-    "sequence transformer": SortingTransformer(sequences=64, width=16, depth=1),
+    "MLP": CifarMLP(per_class=25, size=8, width=32),
+    "CNN": CifarCNN(per_class=25, size=8, width=8),
+    "ResNet": CifarResNet(per_class=25, size=8, width=4),
+    "vision transformer": CifarViT(per_class=25, size=8, width=16, depth=1, patch=2),
+    "sequence transformer": SortingTransformer(sequences=32, width=16, depth=1),
 }
 LOSSES = "mse", "cross-entropy"
 RATES = 1e-3, 3e-3
@@ -46,10 +46,10 @@ BASE = Experiment(
     "survey",
     optimizer=RMSProp(RATES[0], 0.99, 1e-8, bias_correction=True),
     burn_in=60,
-    steps=300,
+    steps=301,
     processes=("discrete", "midpoint", "stable", "central", "ablated"),
-    eig_every={"midpoint": 10},
-    snapshot_every=100,
+    eig_every={"midpoint": 20},
+    snapshot_every=150,
     replay_steps=0,
 )
 PROGRAM = {"cosine": "cosine of ν and ν̄ at the end", "log_correlation": "correlation of their logarithms at the end"}

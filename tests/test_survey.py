@@ -64,3 +64,22 @@ def test_a_run_has_the_numbers_of_what_it_holds(processes):
     assert math.isfinite(found["mean_loss_error"]) == ("central" in processes)
     assert math.isfinite(found["distance"]) == ("stable" in processes)
     assert math.isfinite(found["ablated_loss"]) == ("ablated" in processes)
+    if "central" not in processes:
+        with pytest.raises(ValueError, match="the run has no central; simulate both processes"):
+            cflows.summary(run)
+        return
+    said = cflows.summary(run)
+    assert said.numbers == found
+    assert said.text.startswith(f"edge at step {found['edge']:.0f}; 2 eigenvalues at 2 at the end")
+    assert f"predicted loss {found['mean_loss_error']:.2%} off" in said.text
+    assert said.text.endswith("trustworthy")
+    assert len(str(said).splitlines()) == 1 + sum(not math.isnan(x) for x in found.values())
+    quiet = run.copy()
+    quiet["central"] = run["central"].isel(step=slice(0, 5)).copy()
+    quiet["central"]["variances"][:], quiet["central"]["eigenvalues"][:] = 0, 0.5
+    assert (
+        "the edge is not reached in 5 steps; the largest eigenvalue of P⁻¹H is 0.5 at the end"
+        in cflows.summary(quiet).text
+    )
+    quiet["central"].attrs["doubt"] = "step 3: an eigenvalue is 7.9"
+    assert cflows.summary(quiet).text.endswith("not to be trusted from step 3: an eigenvalue is 7.9")
