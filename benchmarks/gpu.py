@@ -1,8 +1,8 @@
-"""What a GPU makes of it: tests, seconds a unit of time on five networks, and a run of the size of the paper's.
+"""What a GPU makes of it: tests, seconds a unit of time on five networks, a run of the paper's size, and the survey.
 
-    python benchmarks/gpu.py FOLDER [--minutes 10] [--lr 1e-4] [--steps 800]
+    python benchmarks/gpu.py FOLDER [--minutes 10] [--lr 1e-4] [--steps 800] [--survey]
 
-The run stops when its time is over, and goes on from its checkpoint when the same is called again. All results are
+Run and survey stop when their time is over, and go on where they were when the same is called again. All results are
 written to the folder.
 """
 
@@ -23,7 +23,7 @@ import xarray as xr
 from bench_default import central, start
 from networks import NETWORKS
 
-from cflows import RMSProp, experiments, files, store
+from cflows import RMSProp, experiments, files, store, survey
 
 UNITS = 30
 
@@ -93,13 +93,9 @@ def paper(lr: float, steps: int, folder: Path, seconds: float) -> None:
         eig_every={"midpoint": 20},
     )  # fmt: skip
 
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(max(int(seconds), 1))
     begin = time.monotonic()
     try:
+        limit(seconds)
         tree = experiments.compute(e)
         print(f"run: {time.monotonic() - begin:.0f} s", flush=True)
         files.save(folder / f"{e.path.stem}.curves.nc", curves(tree))
@@ -110,6 +106,26 @@ def paper(lr: float, steps: int, folder: Path, seconds: float) -> None:
         print("the time is over; call it again to go on", flush=True)
         if e.path.with_suffix(".ckpt").exists():
             files.save(folder / f"{e.path.stem}.unfinished.nc", curves(files.load(e.path.with_suffix(".ckpt"))))
+    signal.alarm(0)
+
+
+def limit(seconds: float) -> None:
+    """Interrupt what comes next once the time is over."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(max(int(seconds), 1))
+
+
+def surveyed(folder: Path, seconds: float) -> None:
+    """The survey, in the time that is left."""
+    try:
+        limit(seconds)
+        files.save(folder / survey.path().name, xr.DataTree(survey.table()))
+    except KeyboardInterrupt:
+        print("the time is over; call it again to go on", flush=True)
     signal.alarm(0)
 
 
@@ -127,6 +143,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--survey", action="store_true")
     parser.add_argument("--skip-tests", action="store_true")
     parser.add_argument("--skip-table", action="store_true")
     begin, chosen = time.monotonic(), parser.parse_args()
@@ -144,6 +161,8 @@ def main() -> int:
         print(f"table: {time.monotonic() - begin:.0f} s", flush=True)
     if chosen.steps:
         paper(chosen.lr, chosen.steps, chosen.folder, 60 * chosen.minutes - (time.monotonic() - begin))
+    if chosen.survey:
+        surveyed(chosen.folder, 60 * chosen.minutes - (time.monotonic() - begin))
     return code
 
 

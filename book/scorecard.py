@@ -99,7 +99,7 @@ def page(rows: Sequence[dict], titles: dict[str, str], preset: str) -> str:
             figure = f' <a href="{notebook}.html#{c.figure}">figure</a>' if c.figure else ""
             place = f'<a href="#row-{c.row}" title="{escape(ROWS[c.row]["shows"])}">row {c.row}</a>'
             why = c.why or "Not explained yet." if c.asked and not c.holds else ""
-            notes = [(c.statistic, "statistic"), (why, "why")]
+            notes = [(c.statistic, "statistic"), (c.detail, "statistic"), (why, "why")]
             below = "".join(f'<br><span class="{name}">{escape(note)}</span>' for note, name in notes if note)
             kind = {"construction": "by construction"}.get(c.kind, c.kind)
             of = f" {escape(c.of)}," if c.of else ""

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 import xarray as xr
 
-from cflows import experiments
+from cflows import experiments, survey
 from cflows.book import claims
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +37,7 @@ def test_verdicts(asked, capsys):
     assert claims.settle("two", 3, run("yours"), why="It is 3.").id == "two-yours"
     assert capsys.readouterr().out == "falls short (yours): a share: 3 (claimed: > 3) It is 3.\n"
     assert claims.settle("two", 3.1, run("mine"), why="Not shown.").holds
+    assert str(claims.settle("two", 3.1, run("mine"), detail="From 3 to 4.")).endswith(") From 3 to 4.")
     assert "Not shown" not in capsys.readouterr().out
     assert claims.settle("solver", 1e-6).holds
     assert not claims.settle("solver", math.nan).holds
@@ -155,14 +156,14 @@ def test_a_row_is_in_the_table(tmp_path):
 
 def settled() -> set[str]:
     text = "".join(path.read_text() for path in (ROOT / "notebooks").glob("*.md"))
-    return set(re.findall(r'claims\.settle\(\s*"([^"]*)"', text))
+    return set(re.findall(r'\bsettle\(\s*"([^"]*)"', text))
 
 
 def test_the_file_of_claims_is_in_order_and_chapters_settle_it():
     for name, fields in claims.CLAIMS.items():
         claim = claims.Claim(name, value=0, **fields | {"of": ""})
         assert claim.row in scorecard.ROWS
-        assert set(fields.get("of", [])) <= set(experiments.PRESETS)
+        assert set(fields.get("of", [])) <= {*experiments.PRESETS, survey.BASE.name}
     assert settled() == {name for name in claims.CLAIMS if claims.names(name)}
 
 

@@ -49,6 +49,8 @@ class Claim:
     why : str
         Why it falls short. To be stated where, and only where, that is known: a strict build of the book fails on a
         claim that falls short without a reason, and on one that holds in spite of one.
+    detail : str
+        More numbers, as the range of what the value is the mean or the share of.
     asked : bool
         Whether the verdict counts: predictions are not asked of the preset that is a test of the code.
     comparison : "<", "<=", ">" or ">="
@@ -72,6 +74,7 @@ class Claim:
     of: str = ""
     figure: str = ""
     why: str = ""
+    detail: str = ""
     asked: bool = True
     comparison: str = field(init=False, repr=False)
     threshold: float = field(init=False, repr=False)
@@ -111,10 +114,11 @@ class Claim:
     def __str__(self) -> str:
         value, threshold = self.numbers
         of = f" ({self.of})" if self.of else ""
-        return f"{self.verdict}{of}: {self.claim}: {value} (claimed: {threshold})" + self._reason()
+        return f"{self.verdict}{of}: {self.claim}: {value} (claimed: {threshold})" + self._rest()
 
-    def _reason(self) -> str:
-        return f" {self.why}" if self.why and self.asked and not self.holds else ""
+    def _rest(self) -> str:
+        why = self.why if self.asked and not self.holds else ""
+        return "".join(f" {more}" for more in (self.detail, why) if more)
 
     def as_json(self) -> dict:
         """Everything as JSON can hold it; a value that is not finite is null."""
@@ -128,7 +132,7 @@ class Claim:
         html = (
             f'<p class="claim {look}" id="claim-{escape(self.id)}"{title}>'
             f"<strong>{self.verdict}</strong> {of}{escape(self.claim)}: <strong>{value}</strong> "
-            f"<span>(claimed: {escape(threshold)})</span>{escape(self._reason())}</p>"
+            f"<span>(claimed: {escape(threshold)})</span>{escape(self._rest())}</p>"
         )
         return {"text/plain": str(self), "text/html": html}, {KEY: self.as_json()}
 
@@ -154,7 +158,15 @@ def names(name: str) -> dict[str, str]:
     return {of: f"{name}-{of}" if len(experiments) > 1 else name for of in experiments}
 
 
-def settle(name: str, value: float, run: xr.DataTree | None = None, *, figure: str = "", why: str = "") -> Claim:
+def settle(
+    name: str,
+    value: float,
+    run: xr.DataTree | xr.Dataset | None = None,
+    *,
+    figure: str = "",
+    why: str = "",
+    detail: str = "",
+) -> Claim:
     """Show a claim with its verdict, in a notebook as a line that the scorecard links to.
 
     Parameters
@@ -163,9 +175,9 @@ def settle(name: str, value: float, run: xr.DataTree | None = None, *, figure: s
         One of `CLAIMS`.
     value : float
         The number that settles it.
-    run : xarray.DataTree, optional
-        The run that it is of, for a claim that is asked of experiments.
-    figure, why : str
+    run : DataTree or Dataset, optional
+        The run, or survey, that it is of, for a claim that is asked of experiments.
+    figure, why, detail : str
         As of `Claim`.
 
     Returns
@@ -191,5 +203,5 @@ def settle(name: str, value: float, run: xr.DataTree | None = None, *, figure: s
         )
     asked = preset != SMALL or fields["kind"] != "prediction"
     named = f"{name}-{of}" if len(experiments) > 1 else name
-    display(claim := Claim(named, value=value, of=of, figure=figure, why=why, asked=asked, **fields))
+    display(claim := Claim(named, value=value, of=of, figure=figure, why=why, detail=detail, asked=asked, **fields))
     return claim
