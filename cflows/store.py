@@ -24,7 +24,7 @@ from .records import RECORDS
 
 #: Significant decimal digits that the repository keeps of records, and of values for each weight.
 DIGITS, DIGITS_PER_WEIGHT = 4, 2
-WEIGHTS = 5000  # about as many have their ν kept at every snapshot
+WEIGHTS = 2000  # about as many have their ν kept at every snapshot
 EXACT = math.inf  # of weights and eigenvalues
 STATE_DIGITS = {"nu": 3.6, "p": 3, "penalty": 3, "V": 3}  # of fields of states that replays start from: 12 and 10 bits
 DEFAULT_TOLERANCE = 15.0  # of a variable that declares none, in units of a run's accuracy
