@@ -7,6 +7,7 @@ import itertools
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from .. import modules
 from . import derivative_check, terms
 from .full_batch import batch_terms
+from .own_loss import loss_terms
 from .terms import Term, vjp
 
 __all__ = ["Objective"]
@@ -194,6 +196,65 @@ class Objective:
         f = cls(lambda w: w.sum(), binding.w0, check)
         f._terms = batch_terms(binding, criterion, inputs, targets, batch_size, split, check)
         f._model, f._split = (binding, module), split
+        return f
+
+    @classmethod
+    def from_loss(
+        cls,
+        module: nn.Module,
+        loss: Callable[[nn.Module, Any], Tensor | tuple[Tensor, Any]],
+        data: Any,
+        batch_size: int | None = None,
+        weight_decay: float = 0.0,
+        check: bool = True,
+    ) -> Objective:
+        """The loss of a module over all data, as you compute it: any inputs, outputs and targets.
+
+        The module is left unchanged, as by `from_module`.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+            As of `from_module`.
+        loss : callable (module, batch)
+            The loss of a batch: a scalar, the mean over its examples; or (sum, weight), a scalar sum and the number
+            of what was summed (such as tokens that are not padding), or the sum of their weights. The loss over all
+            data then is the sum of all sums over that of all weights.
+        data
+            A tensor, or dicts, lists and tuples of tensors, with the examples along the first dimension; a Dataset; or
+            a DataLoader, which is gone through once. A batch has the same form. Tensors are moved to the module's
+            device.
+        batch_size : int, optional
+            Examples in a batch (bounds memory; the loss is still that of all data).
+        weight_decay : float
+            Factor λ of a penalty ½ λ ‖w‖² on the trainable weights, as of ``torch.optim``.
+        check : bool
+            As of `from_module`.
+
+        Returns
+        -------
+        Objective
+
+        Raises
+        ------
+        TypeError
+            If parameters have types that can't be handled, or the loss returns different kinds of things.
+        ValueError
+            If the loss returns no scalar, is random, changes what it is given or mixes examples across batches; if the
+            data have no length in common; or as of `from_module`.
+
+        Examples
+        --------
+        >>> module = torch.nn.Linear(2, 1)
+        >>> data = {"x": torch.eye(2), "y": torch.ones(2, 1)}
+        >>> f = Objective.from_loss(module, lambda m, b: (m(b["x"]) - b["y"]).square().mean(), data)
+        >>> f.dim
+        3
+        """
+        binding = modules.Binding(module)
+        f = cls(lambda w: w.sum(), binding.w0, check)
+        f._terms = loss_terms(binding, loss, data, batch_size, weight_decay, check)
+        f._model = (binding, module)
         return f
 
     def outputs(self, w: Float[Tensor, "n"], inputs: Tensor) -> Tensor:

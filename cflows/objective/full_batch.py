@@ -70,7 +70,7 @@ def batch_terms(
             near = w0
             g = module_check.check_repeats(binding, near, gradient_near, times)
         require_dependence(trial, near, g)
-        module_check.check_plain(*some, loss)
+        module_check.check_plain(binding, lambda: criterion(module(inputs[:size]), targets[:size]), bound, loss)
         module_check.check_slope(binding, lambda w: value(trial, w).detach(), near, g)
     if check and trial_size < count:
         rows = sum(map(len, outputs)) // count

@@ -45,15 +45,18 @@ def check_data(criterion: Any, inputs: Any, targets: Any, batch_size: Any) -> in
                 f"{name} hold NaN in {int(bad.sum())} of {len(value)} examples, the first of them number "
                 f"{int(bad.nonzero()[0])}; leave these examples out, or fill in what is missing"
             )
-    if batch_size is None:
-        return len(inputs)
+    return len(inputs) if batch_size is None else check_batch_size(batch_size, len(inputs))
+
+
+def check_batch_size(batch_size: Any, count: int) -> int:
+    """Examples in a batch, no more than there are."""
     try:
         size = operator.index(batch_size)
     except TypeError:
         raise TypeError(f"batch_size is {batch_size!r}; it must be an integer, or None") from None
     if size < 1 or isinstance(batch_size, bool):
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1, or None for all the data at once")
-    return min(size, len(inputs))
+    return min(size, count)
 
 
 def check_outputs(
@@ -105,27 +108,31 @@ def check_outputs(
         raise ValueError(
             f"the loss is {float(value.detach())} at the module's own weights; is there log(0) or 0/0 in it?"
         )
-    if value.requires_grad:
-        slopes = torch.autograd.grad(value, binding.own, allow_unused=True)
-        if foreign := [n for n, slope in zip(binding.names, slopes, strict=True) if slope is not None]:
-            raise ValueError(
-                f"the loss depends on {foreign[0]!r} of the module by another way than its parameters at the time (a "
-                "list of parameters made before, a closure): that part would have no gradient; read "
-                "module.parameters() inside the criterion, or add a penalty as an objective of the flat weights: "
-                "f + cflows.Objective(lambda w: 1e-3 * w.square().sum(), f.w0)"
-            )
+    check_foreign(binding, value)
     loss = float(value.detach())
     if out.ndim and len(out) > 1 and out.shape != targets.shape and out.numel() == targets.numel():
         _check_broadcast(out.detach(), targets, loss, lambda o, t: within(binding.w0, lambda: criterion(o, t)))
     return loss
 
 
-def check_plain(
-    binding: Binding, criterion: Criterion, inputs: Tensor, targets: Tensor, within: Callable, ours: float
-) -> None:
+def check_foreign(binding: Binding, value: Tensor) -> None:
+    """Raise an error if a loss depends on the module's own parameters, and not on the pieces in their place."""
+    if not value.requires_grad:
+        return
+    slopes = torch.autograd.grad(value, binding.own, allow_unused=True)
+    if foreign := [n for n, slope in zip(binding.names, slopes, strict=True) if slope is not None]:
+        raise ValueError(
+            f"the loss depends on {foreign[0]!r} of the module by another way than its parameters at the time (a "
+            "list of parameters made before, a closure): that part would have no gradient; read "
+            "module.parameters() inside the criterion, or add a penalty as an objective of the flat weights: "
+            "f + cflows.Objective(lambda w: 1e-3 * w.square().sum(), f.w0)"
+        )
+
+
+def check_plain(binding: Binding, compute: Callable[[], Tensor], within: Callable, ours: float) -> None:
     """Raise an error if the loss differs from ``ours`` when the parameters are not pieces of one vector."""
     name = type(binding.module).__name__
-    own = float(within(None, lambda: criterion(binding.module(inputs), targets)).detach())
+    own = float(within(None, compute).detach())
     if abs(own - ours) > ROUNDINGS * torch.finfo(binding.w0.dtype).eps * abs(own):
         raise ValueError(
             f"the loss of {name} is {own:.6g}, and {ours:.6g} once its parameters are the pieces of one vector: "
