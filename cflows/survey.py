@@ -144,7 +144,17 @@ def table(preset: Preset = "laptop", device: str = "auto", jobs: int | None = No
 
 
 def path(preset: Preset = "laptop") -> Path:
-    """File of the survey in the cache; its name has a digest of those of its runs."""
+    """File of the survey in the cache; its name has a digest of those of its runs.
+
+    Parameters
+    ----------
+    preset : "ci", "laptop" or "paper"
+        As of `runs`.
+
+    Returns
+    -------
+    Path
+    """
     digest = sha256(" ".join(e.path.name for e in runs(preset)).encode()).hexdigest()
     return store.cache() / f"survey-{digest[:12]}.nc"
 
@@ -174,5 +184,15 @@ def _assemble(chosen: list[Experiment], rows: list[tuple[dict[str, float], str]]
 
 
 def of_today(day: date | None = None) -> int:
-    """Position of one of the runs, another one each day: a test that computes it sees all of them in time."""
+    """Position of one of the runs, another one each day: a test that computes it sees all of them in time.
+
+    Parameters
+    ----------
+    day : datetime.date, optional
+        By default today.
+
+    Returns
+    -------
+    int
+    """
     return (day or date.today()).toordinal() % len(runs())
