@@ -24,6 +24,7 @@ from . import stationary as stationary
 from . import store as store
 from . import survey as survey
 from . import tasks as tasks
+from .book.figures import plot as plot
 from .errors import ConvergenceError as ConvergenceError
 from .errors import DivergenceError as DivergenceError
 from .objective import Objective as Objective

@@ -1,6 +1,7 @@
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pytest
 import xarray as xr
 from conftest import mlp_objective
 
@@ -23,6 +24,18 @@ def test_an_optimizer_beside_its_flows():
     np.testing.assert_array_equal(bottom.lines[1].get_ydata(), tree["distance"]["central-discrete"])
     assert bottom.get_ylabel() == "distance to some optimizer"
     plt.close(fig)
+    fig = cflows.plot(tree, "some optimizer")
+    loss, spectrum, distance, variance = fig.axes
+    np.testing.assert_array_equal(loss.lines[1].get_ydata(), trusted)
+    assert spectrum.get_ylim() == (0, 2.4)
+    np.testing.assert_array_equal(distance.lines[0].get_ydata(), tree["distance"]["stable-discrete"])
+    there = central["variances"][:, 0] > 0
+    np.testing.assert_array_equal(variance.lines[0].get_ydata()[there], central["displacements"].values[there, 0] ** 2)
+    assert [line.get_label() for line in variance.lines] == ["some optimizer", "its time-average", "predicted"]
+    plt.close(fig)
+    del tree["central"]
+    with pytest.raises(ValueError, match="the run has no central"):
+        cflows.plot(tree)
 
 
 def test_any_process_of_a_run_can_be_drawn():

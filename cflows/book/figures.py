@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from ..averaging import smooth
+
 #: Colours by quantity.
 COLORS = {
     "discrete": "#0072B2",  # the optimizer, as it is
@@ -146,7 +148,7 @@ def beside(run: xr.DataTree, optimizer: str) -> Figure:
     Parameters
     ----------
     run : xarray.DataTree
-        As of `simulate`, with the processes "discrete", "stable" and "central".
+        As of `simulate`, with the processes "discrete" and "central".
     optimizer : str
         What it is called in the figure.
 
@@ -154,23 +156,87 @@ def beside(run: xr.DataTree, optimizer: str) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    discrete, central, distance = (run[name].to_dataset() for name in ("discrete", "central", "distance"))
-    step, color = discrete["step"].values, COLORS["central"]
     fig, (top, middle, bottom) = plt.subplots(3, 1, figsize=(7.2, 6.6), sharex=True)
-    top.plot(step, discrete["loss"], color=COLORS["average"], lw=3.5, label=optimizer)
+    _losses(top, run, optimizer)
+    _spectrum(middle, run)
+    _distances(bottom, run, optimizer)
+    bottom.set(xlabel="step", xlim=(0, run["discrete"].sizes["step"]))
+    return fig
+
+
+def plot(run: xr.DataTree, optimizer: str = "optimizer") -> Figure:
+    """The four figures that say how well a central flow describes an optimizer.
+
+    The loss, as it is and as predicted; the eigenvalues of the effective Hessian along the flow; the distance of flows
+    to the optimizer; and the variance along the eigenvector of Σ with the largest one, predicted and as it is.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        As of `simulate`, with the processes "discrete" and "central".
+    optimizer : str
+        What it is called in the figures.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If the run lacks one of the two processes.
+    """
+    if missing := {"discrete", "central"} - set(run.children):
+        raise ValueError(f"the run has no {' and no '.join(sorted(missing))}; simulate both processes")
+    fig, axes = plt.subplots(2, 2, figsize=(9.6, 6.2), sharex=True, layout="constrained")
+    _losses(axes[0, 0], run, optimizer)
+    _spectrum(axes[0, 1], run)
+    _distances(axes[1, 0], run, optimizer)
+    central, ax = run["central"].to_dataset(), axes[1, 1]
+    variance = central["variances"].values[:, 0]
+    there = variance > 0
+    if "displacements" in central and there.any():
+        square = np.where(there, central["displacements"].values[:, 0] ** 2, np.nan)
+        ax.plot(central["step"], square, color=COLORS["average"], lw=0.6, alpha=0.6, label=optimizer)
+        ax.plot(central["step"], smooth(square), color=COLORS["discrete"], lw=2, label="its time-average")
+        predicted = smooth(np.where(there, variance, np.nan))
+        ax.plot(central["step"], predicted, color=COLORS["central"], label="predicted")
+        ax.set_ylim(0, 4 * np.nanmax(predicted))
+        ax.legend(loc="best")
+    ax.set(ylabel="squared displacement along Σ")
+    for ax in axes[1]:
+        ax.set(xlabel="step", xlim=(0, run["discrete"].sizes["step"]))
+    return fig
+
+
+def _losses(ax: Axes, run: xr.DataTree, optimizer: str) -> None:
+    """What the optimizer's loss is, what the central flow predicts of it, and the loss at the flow's weights."""
+    discrete, central = (run[name].to_dataset() for name in ("discrete", "central"))
+    ax.plot(discrete["step"], discrete["loss"], color=COLORS["average"], lw=3.5, label=optimizer)
     predicted = central["predicted_loss"]
     if "trusted" in central:  # what is not to be trusted is not shown as a prediction
         predicted = predicted.where(central["trusted"] > 0)
-    top.plot(step, predicted, color=color, lw=1.2, label="central flow: predicted average")
-    top.plot(step, central["loss"], color=color, lw=1.2, ls=":", label="central flow: loss at its weights")
-    top.set(yscale="log", ylabel="training loss")
-    top.legend(loc="lower left")
-    eigenvalues(middle, step, central["eigenvalues"].interpolate_na("step").values)
+    ax.plot(central["step"], predicted, color=COLORS["central"], lw=1.2, label="central flow: predicted average")
+    label = "central flow: loss at its weights"
+    ax.plot(central["step"], central["loss"], color=COLORS["central"], lw=1.2, ls=":", label=label)
+    ax.set(yscale="log", ylabel="training loss")
+    ax.legend(loc="lower left")
+
+
+def _spectrum(ax: Axes, run: xr.DataTree) -> None:
+    """The eigenvalues along the central flow."""
+    central = run["central"].to_dataset()
+    eigenvalues(ax, central["step"], central["eigenvalues"].interpolate_na("step").values)
     edge = central.attrs["threshold"]
-    threshold(middle, edge, label=f"{edge:g}")
-    middle.set(ylabel=r"eigenvalues of $P^{-1}H$", ylim=(0, 1.2 * edge))
-    bottom.plot(step, distance["stable-discrete"], color=COLORS["stable"], label="stable flow")
-    bottom.plot(step, distance["central-discrete"], color=color, label="central flow")
-    bottom.set(ylabel=f"distance to {optimizer}", xlabel="step", xlim=(0, len(step)))
-    bottom.legend(loc="upper left")
-    return fig
+    threshold(ax, edge, label=f"{edge:g}")
+    ax.set(ylabel=r"eigenvalues of $P^{-1}H$", ylim=(0, 1.2 * edge))
+
+
+def _distances(ax: Axes, run: xr.DataTree, optimizer: str) -> None:
+    """How far the flows are from the optimizer."""
+    distance = run["distance"].to_dataset()
+    for name, label in (("stable", "stable flow"), ("central", "central flow")):
+        if f"{name}-discrete" in distance:
+            ax.plot(distance["step"], distance[f"{name}-discrete"], color=COLORS[name], label=label)
+    ax.set(ylabel=f"distance to {optimizer}")
+    ax.legend(loc="best")
