@@ -221,11 +221,10 @@ class Objective:
             of what was summed (such as tokens that are not padding), or the sum of their weights. The loss over all
             data then is the sum of all sums over that of all weights.
         data
-            A tensor, or dicts, lists and tuples of tensors, with the examples along the first dimension; a Dataset; or
-            a DataLoader, which is gone through once. A batch has the same form. Tensors are moved to the module's
-            device.
+            A tensor, or dicts, lists and tuples of tensors with the examples along the first dimension; a Dataset; or
+            a DataLoader, gone through once. A batch has the same form. Tensors are moved to the module's device.
         batch_size : int, optional
-            Examples in a batch (bounds memory; the loss is still that of all data).
+            As of `from_module`.
         weight_decay : float
             Factor λ of a penalty ½ λ ‖w‖² on the trainable weights, as of ``torch.optim``.
         check : bool
@@ -245,11 +244,8 @@ class Objective:
 
         Examples
         --------
-        >>> module = torch.nn.Linear(2, 1)
         >>> data = {"x": torch.eye(2), "y": torch.ones(2, 1)}
-        >>> f = Objective.from_loss(module, lambda m, b: (m(b["x"]) - b["y"]).square().mean(), data)
-        >>> f.dim
-        3
+        >>> f = Objective.from_loss(nn.Linear(2, 1), lambda m, b: (m(b["x"]) - b["y"]).square().mean(), data)
         """
         binding = modules.Binding(module)
         f = cls(lambda w: w.sum(), binding.w0, check)
