@@ -7,6 +7,7 @@ from . import errors as errors
 from . import experiments as experiments
 from . import files as files
 from . import flows as flows
+from . import gauge as gauge
 from . import metrics as metrics
 from . import models as models
 from . import modules as modules
@@ -27,6 +28,7 @@ from . import tasks as tasks
 from .book.figures import plot as plot
 from .errors import ConvergenceError as ConvergenceError
 from .errors import DivergenceError as DivergenceError
+from .gauge import Gauge as Gauge
 from .objective import Objective as Objective
 from .optimizers import GradientDescent as GradientDescent
 from .optimizers import RMSProp as RMSProp

@@ -197,7 +197,7 @@ def test_the_runs_of_the_repository_are_what_the_code_gives(path, monkeypatch):
 
 
 def test_the_runs_of_the_repository_are_small():
-    assert sum(path.stat().st_size for path in RUNS) < 9.5e6
+    assert sum(path.stat().st_size for path in RUNS) < 1e7
 
 
 @pytest.mark.parametrize(("preset", "kept"), [("laptop", 2000), ("", 0)])
