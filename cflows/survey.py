@@ -94,7 +94,7 @@ def measure(experiment: Experiment, device: str | torch.device = "auto") -> dict
     Returns
     -------
     dict
-        Those of `report.numbers` and of `PROGRAM`.
+        Those of `report.numbers`, and two of the convex program at the last snapshot: ``cosine``, ``log_correlation``.
     """
     run = experiments.compute(experiment, device)
     end = run.copy()
