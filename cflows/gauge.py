@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ from torch import Tensor, nn, optim
 
 from .eigen import top_eigenpairs
 from .objective.terms import within
+
+STEPS = {torch.float32: 3e-3, torch.float64: 1e-5}  # of the check of second derivatives, relative to the weights
+MAX_ERROR = 0.2  # of theirs, relative
+ROUNDINGS = 100  # in units of machine precision
 
 Group = dict[str, Any]
 State = dict[str, Any]
@@ -41,12 +46,15 @@ class Held:
         θ: the eigenvalue of P⁻¹H at which w → -w is a solution.
     decay : float
         What coupled weight decay adds to H.
+    shrink : float
+        Decoupled weight decay λ: what a step takes from the weights, over ηw.
     """
 
     p: Tensor | float
     floor: Tensor | float
     threshold: float
     decay: float = 0.0
+    shrink: float = 0.0
 
 
 def _sgd(group: Group, state: State, lr: float) -> Held:
@@ -73,16 +81,20 @@ def _adagrad(group: Group, state: State, lr: float) -> Held:
 
 def _adam(group: Group, state: State, lr: float) -> Held:
     """2(1+β₁)/(1-β₁); (2-ηλ)(1+β₁)/(1-β₁) with decoupled weight decay λ."""
-    (beta1, beta2), t = group["betas"], float(state["step"])
+    (beta1, beta2), t = map(float, group["betas"]), float(state["step"])
     square = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
     scale = (1 - beta1**t) / lr
     root = square.sqrt() / math.sqrt(1 - beta2**t)
     return _decayed(group, lr, (root + group["eps"]) * scale, group["eps"] * scale, (1 + beta1) / (1 - beta1))
 
 
+def _adamw(group: Group, state: State, lr: float) -> Held:
+    return _adam(group | {"decoupled_weight_decay": True}, state, lr)  # older versions of torch have no such key
+
+
 def _nadam(group: Group, state: State, lr: float) -> Held:
     """The step has a part of the gradient itself and one of its average, which is (1-β₁)/(1+β₁) of it."""
-    (beta1, beta2), t = group["betas"], float(state["step"])
+    (beta1, beta2), t = map(float, group["betas"]), float(state["step"])
 
     def mu(t: float) -> float:
         return beta1 * (1 - 0.5 * 0.96 ** (t * group["momentum_decay"]))
@@ -96,7 +108,8 @@ def _nadam(group: Group, state: State, lr: float) -> Held:
 
 
 def _adamax(group: Group, state: State, lr: float) -> Held:
-    beta1, scale = group["betas"][0], (1 - group["betas"][0] ** float(state["step"])) / lr
+    beta1 = float(group["betas"][0])
+    scale = (1 - beta1 ** float(state["step"])) / lr
     return Held(
         state["exp_inf"] * scale, group["eps"] * scale, 2 * (1 + beta1) / (1 - beta1), group["weight_decay"]
     )  # fmt: skip
@@ -105,13 +118,16 @@ def _adamax(group: Group, state: State, lr: float) -> Held:
 def _decayed(group: Group, lr: float, p: Tensor, floor: float, factor: float) -> Held:
     """Weight decay outside of the gradient takes ηλ from the 2 that an iterate has to move to be its opposite."""
     if group.get("decoupled_weight_decay"):
-        return Held(p, floor, (2 - lr * group["weight_decay"]) * factor)
+        shrink = lr * group["weight_decay"]
+        if not shrink < 2:
+            raise ValueError(f"lr · weight_decay is {shrink:.3g}; from 2 on the decay alone is unstable")
+        return Held(p, floor, (2 - shrink) * factor, shrink=group["weight_decay"])
     return Held(p, floor, 2 * factor, group["weight_decay"])
 
 
 #: The optimizers that the gauge knows.
 RULES: dict[type, Callable[[Group, State, float], Held]] = {
-    optim.SGD: _sgd, optim.RMSprop: _rmsprop, optim.Adagrad: _adagrad, optim.Adam: _adam, optim.AdamW: _adam,
+    optim.SGD: _sgd, optim.RMSprop: _rmsprop, optim.Adagrad: _adagrad, optim.Adam: _adam, optim.AdamW: _adamw,
     optim.NAdam: _nadam, optim.Adamax: _adamax,
 }  # fmt: skip
 
@@ -132,7 +148,7 @@ class Reading:
         Of the eigenpairs, in the units of the eigenvalues, whose own errors are of the order of the squares.
     eps_share : float
         Share of ε in the preconditioner along the first eigenvector. Near 1 it is a floor, and not ν, that holds the
-        eigenvalue down.
+        eigenvalue down; or the eigenvector is of weights that the probe batch moves and training does not.
     max_lr : float, or list of float
         Learning rate, of each group if they differ, at which the ratio would be 1 with ν and weights as they are.
     loss : float
@@ -167,14 +183,17 @@ class Gauge:
     """The largest eigenvalues of the preconditioned Hessian of a training run, against the optimizer's threshold.
 
     The gauge reads the optimizer's state and changes nothing: weights, gradients, states and random numbers are those
-    of a run without it. The preconditioner is that of the optimizer's last step.
+    of a run without it (and buffers, if it is given the module). The preconditioner is that of the optimizer's last
+    step, with the learning rate that the groups have now. Groups with a learning rate of 0 count as frozen.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
         SGD, RMSprop, Adagrad, Adam, AdamW, NAdam or Adamax, with any options, parameter groups and schedules.
     loss : callable () -> scalar Tensor
-        Loss on a probe batch, always the same one, as a function of the optimizer's parameters as they are.
+        Loss on a probe batch, always the same one, as a function of the optimizer's parameters as they are. Its
+        gradient must be in the units of those that the optimizer is given: where these are clipped, or sums of several
+        batches, multiply the loss by the same factor. It must not call ``backward()``.
     module : torch.nn.Module, optional
         Its buffers are put back as they were, where evaluating the loss changes them (batch normalisation).
 
@@ -198,6 +217,7 @@ class Gauge:
             raise TypeError(f"the gauge does not know {type(optimizer).__name__}; it knows {known}")
         self.optimizer, self.loss, self.module = optimizer, loss, module
         self._guesses: Tensor | None = None
+        self._checked = False
 
     def measure(self, k: int = 1, tol: float = 1e-2) -> Reading:
         """Find the k largest eigenvalues; the better, the nearer the last measurement is.
@@ -215,10 +235,14 @@ class Gauge:
         Raises
         ------
         ValueError
-            If the optimizer has taken no step yet, a learning rate is 0, or the loss is no scalar that depends on its
-            parameters.
+            If the optimizer has taken no step yet, or the loss is no scalar that depends on its parameters.
         ConvergenceError
             If eigenpairs do not converge.
+
+        Warns
+        -----
+        UserWarning
+            At the first measurement, if PyTorch's second derivatives of the loss are wrong.
         """
         moved = list(self._moved())
         parameters = [parameter for parameter, *_ in moved]
@@ -230,15 +254,11 @@ class Gauge:
 
         edge = flat([held.p * held.threshold for _, held, _ in moved])
         floor = flat([held.floor * held.threshold for _, held, _ in moved])
-        decay = flat([held.decay for _, held, _ in moved])
+        decay = flat([held.decay for _, held, _ in moved]) * (edge > floor)  # without gradients ever: at rest
         sign = flat([-1.0 if group["maximize"] else 1.0 for *_, group in moved])
 
         def compute() -> Any:
-            value = self.loss()
-            if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
-                raise ValueError("the loss must return a scalar tensor that depends on the optimizer's parameters")
-            slopes = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
-            gradient = torch.cat([slope.reshape(-1) for slope in slopes])
+            value, gradient = self._gradient(parameters, create_graph=True)
 
             def hvp(V: Tensor) -> Tensor:
                 HV = torch.zeros_like(V)
@@ -249,13 +269,25 @@ class Gauge:
             guesses = self._guesses if self._guesses is not None and len(self._guesses) == sum(sizes) else None
             return value.detach(), top_eigenpairs(hvp, edge, k, guesses, tol)
 
+        grads = [(p.grad, None if p.grad is None else p.grad._version) for p in parameters]
         with _untouched(self.module):
             value, pairs = within(None, None, compute)
+        if not self._checked:
+            Hu = sign * (pairs.HU[:, 0] - decay * pairs.U[:, 0])
+            with _untouched(self.module):  # with the same random numbers
+                within(None, None, lambda: self._check(parameters, pairs.U[:, 0], Hu))
+            self._checked = True
+        if grads != [(p.grad, None if p.grad is None else p.grad._version) for p in parameters]:
+            raise ValueError(
+                "the loss has changed the gradients of the optimizer's parameters; it must not call backward()"
+            )
         self._guesses = pairs.start
         thresholds = {held.threshold for _, held, _ in moved}
         unit = thresholds.pop() if len(thresholds) == 1 else 1.0
         ratio, u = float(pairs.values[0]), pairs.U[:, 0]
-        rates = [self._max_lr(group, ratio) for group in self.optimizer.param_groups]
+        rates = [
+            self._max_lr(lr, shrink, ratio) for lr, shrink in {float(g["lr"]): h.shrink for _, h, g in moved}.items()
+        ]
         steps = [int(state["step"]) for state in self.optimizer.state.values() if "step" in state]
         return Reading(
             eigenvalues=unit * pairs.values,
@@ -263,11 +295,46 @@ class Gauge:
             ratio=ratio,
             residuals=unit * pairs.residuals,
             eps_share=float((u * floor * u).sum() / (u * edge * u).sum()),
-            max_lr=rates[0] if len(set(rates)) == 1 else rates,
+            max_lr=rates[0] if len(rates) == 1 else rates,
             loss=float(value),
             products=pairs.products,
             step=max(steps, default=0),
         )
+
+    def _gradient(self, parameters: list[Tensor], create_graph: bool = False) -> tuple[Tensor, Tensor]:
+        value = self.loss()
+        slopes: Any = [None]
+        if isinstance(value, Tensor) and value.ndim == 0 and value.requires_grad:
+            slopes = torch.autograd.grad(value, parameters, create_graph=create_graph, allow_unused=True)
+        if all(slope is None for slope in slopes):
+            raise ValueError("the loss must return a scalar tensor that depends on the optimizer's parameters")
+        pieces = [torch.zeros_like(p) if s is None else s for s, p in zip(slopes, parameters, strict=True)]
+        return value, torch.cat([piece.reshape(-1) for piece in pieces])
+
+    def _check(self, parameters: list[Tensor], u: Tensor, Hu: Tensor) -> None:
+        """Warn if Hu is not what a difference of gradients says. The parameters are afterwards what they were."""
+        kept, sizes = [p.detach().clone() for p in parameters], [p.numel() for p in parameters]
+        size = torch.cat([p.reshape(-1) for p in kept]).norm()
+        h = STEPS[u.dtype] * max(float(size), 1.0) / float(u.norm())
+        found = []
+        try:
+            for step in (h, -h):
+                for p, old, piece in zip(parameters, kept, u.split(sizes), strict=True):
+                    p.data.copy_(old + step * piece.view_as(old))
+                with torch.random.fork_rng(_devices()):
+                    found.append(self._gradient(parameters)[1])
+        finally:
+            for p, old in zip(parameters, kept, strict=True):
+                p.data.copy_(old)
+        rounding = ROUNDINGS * torch.finfo(u.dtype).eps * float(found[0].norm() + found[1].norm()) / h
+        off = float(((found[0] - found[1]) / (2 * h) - Hu).norm())
+        if off > MAX_ERROR * float(Hu.norm()) + rounding:
+            warnings.warn(
+                "PyTorch's second derivatives of this loss are not those of its gradient (a fused kernel, a function "
+                f"with a backward of its own): along the first eigenvector they are off by {off / float(Hu.norm()):.0%}"
+                " from a difference of gradients, so that the eigenvalues are wrong",
+                stacklevel=3,
+            )
 
     @staticmethod
     def _product(gradient: Tensor, parameters: list[Tensor], v: Tensor) -> Tensor:
@@ -277,43 +344,50 @@ class Gauge:
         return torch.cat([piece.reshape(-1) for piece in pieces])
 
     @staticmethod
-    def _max_lr(group: Group, ratio: float) -> float:
+    def _max_lr(lr: float, shrink: float, ratio: float) -> float:
         """η at which the ratio is 1: it is proportional to η / (2 - ηλ), with a decoupled weight decay λ."""
-        lr, decay = float(group["lr"]), group["weight_decay"] if group.get("decoupled_weight_decay") else 0.0
-        slope = ratio * (2 - lr * decay) / lr
-        return 2 / (slope + decay) if slope + decay > 0 else math.inf
+        slope = ratio * (2 - lr * shrink) / lr
+        return 2 / (slope + shrink) if slope + shrink > 0 else math.inf
 
     def _moved(self) -> Iterator[tuple[Tensor, Held, Group]]:
         """The parameters that the optimizer moves, and how."""
         rule, found = RULES[type(self.optimizer)], False
-        for number, group in enumerate(self.optimizer.param_groups):
+        for group in self.optimizer.param_groups:
             lr = float(group["lr"])
-            if not lr > 0:
-                raise ValueError(f"the learning rate of group {number} is {lr}; measure where it is above 0")
             for parameter in group["params"]:
                 state = self.optimizer.state.get(parameter, {})
-                if not parameter.requires_grad or (rule is not _sgd and not state):
-                    continue  # it has no gradient, so that the optimizer leaves it where it is
+                idle = rule is not _sgd and not float(state.get("step", 0))
+                if not (lr > 0 and parameter.requires_grad) or idle:
+                    continue  # the optimizer leaves it where it is
                 if parameter.dtype not in (torch.float32, torch.float64):
-                    raise TypeError(f"parameters are {parameter.dtype}, in which second derivatives drown in rounding")
+                    raise TypeError(f"parameters are {parameter.dtype}; the gauge needs float32 or float64")
                 found = True
                 yield parameter, rule(group, state, lr), group
         if not found:
-            raise ValueError("the optimizer has taken no step yet, or none of its parameters is trained; measure later")
+            raise ValueError(
+                "the optimizer has taken no step yet, all its learning rates are 0, or no parameter is trained"
+            )
 
 
 @contextmanager
 def _untouched(module: nn.Module | None) -> Iterator[None]:
     """Random states, and buffers of a module, are afterwards what they were before."""
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()] if module else []
+    owners = [(owner, name) for owner in module.modules() for name in owner._buffers] if module else []
+    buffers = [(owner, name, owner._buffers[name]) for owner, name in owners]
+    copies = [None if buffer is None else buffer.clone() for *_, buffer in buffers]
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     try:
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(_devices()):
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
         with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            for (owner, name, buffer), before in zip(buffers, copies, strict=True):
+                owner._buffers[name] = buffer
+                if buffer is not None and before is not None:
+                    buffer.copy_(before)
+
+
+def _devices() -> list[int]:
+    return [torch.cuda.current_device()] if torch.cuda.is_initialized() else []

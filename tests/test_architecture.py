@@ -72,6 +72,7 @@ def test_there_is_no_circle():
 # Files of more than 350 lines, and why they are not divided.
 LONG = {
     "flows.py": "one step of a flow: its equations and their terms, read from top to bottom",
+    "gauge.py": "one class, what it says, and a rule for each optimizer",
     "metrics.py": "a list of short functions, each with what it takes and gives",
     "objective/__init__.py": "one class and its constructors",
     "sdcp.py": "one solver and its fallback",

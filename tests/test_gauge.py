@@ -1,5 +1,6 @@
 """The gauge against the optimizers of torch themselves, and against dense eigenvalues."""
 
+import copy
 import math
 from typing import Any
 
@@ -198,6 +199,12 @@ class Whole(nn.Module):
 
 def test_nothing_is_changed(training):
     module, loss = training
+    module.register_buffer("calls", torch.zeros(()))
+
+    def assigned(module, *_):
+        module.calls = module.calls + 1  # not in place
+
+    module.register_forward_hook(assigned)
     start = {name: x.clone() for name, x in module.state_dict().items()}
 
     def run(gauged):
@@ -238,16 +245,66 @@ def test_bad_input_is_named(training):
     loss().backward()
     optimizer.step()
     optimizer.param_groups[0]["lr"] = 0.0
-    with pytest.raises(ValueError, match=r"the learning rate of group 0 is 0\.0"):
+    with pytest.raises(ValueError, match="all its learning rates are 0"):
         gauge.measure()
     optimizer.param_groups[0]["lr"] = 0.01
     with pytest.raises(ValueError, match="the loss must return a scalar tensor"):
         Gauge(optimizer, lambda: loss().item()).measure()
     with pytest.raises(ConvergenceError):
         Gauge(optimizer, lambda: loss() * math.nan).measure()
+    with pytest.raises(ValueError, match="must not call backward"):
+        Gauge(optimizer, lambda: backward(loss())).measure()
+    other = copy.deepcopy(module)
+    with pytest.raises(ValueError, match="depends on the optimizer's parameters"):
+        Gauge(optimizer, lambda: other(torch.ones(2, 3, dtype=torch.float64)).sum()).measure()
+    decayed = optim.AdamW(module.parameters(), lr=0.1, weight_decay=25)
+    decayed.step()
+    with pytest.raises(ValueError, match=r"lr · weight_decay is 2\.5"):
+        Gauge(decayed, loss).measure()
     half = nn.Linear(2, 2).bfloat16()
     with pytest.raises(TypeError, match=r"parameters are torch\.bfloat16"):
         Gauge(optim.SGD(half.parameters(), lr=0.1), loss).measure()
+
+
+def backward(value):
+    value.backward(retain_graph=True)
+    return value
+
+
+class Cube(torch.autograd.Function):
+    """A kernel whose backward is not differentiable."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.x = x.detach()
+        return x**3
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * 3 * ctx.x**2
+
+
+def test_wrong_second_derivatives_are_found():
+    w = torch.ones(3, requires_grad=True)
+    with pytest.warns(UserWarning, match="not those of its gradient"):
+        Gauge(optim.SGD([w], lr=0.1), lambda: (Cube.apply(w) + 0.1 * w**2).sum()).measure()
+    assert torch.equal(w.detach(), torch.ones(3))
+
+
+def test_weights_at_rest_do_not_count():
+    """Rows of padding, parameters without gradients, groups that are held: what the optimizer does not move."""
+    torch.manual_seed(0)
+    embedding, unused = nn.Embedding(6, 2, padding_idx=0), nn.Linear(2, 2)
+    for kind in (optim.Adam, optim.Adagrad, optim.RMSprop):
+        optimizer = kind([*embedding.parameters(), *unused.parameters()], lr=0.01, weight_decay=1e-2)
+        gauge = Gauge(optimizer, lambda: embedding(torch.arange(6)).square().sum())
+        for _ in range(3):
+            optimizer.zero_grad()
+            gauge.loss().backward()
+            optimizer.step()
+        assert gauge.measure().ratio < 0.5
+    held = optim.SGD([{"params": embedding.parameters()}, {"params": unused.parameters(), "lr": 0.0}], lr=0.01)
+    assert Gauge(held, gauge.loss).measure().max_lr == pytest.approx(1.0)
 
 
 def test_weights_that_are_not_trained_are_left_out(training):

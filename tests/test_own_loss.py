@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -152,7 +153,7 @@ def of_weights(module, batch):
         (lambda m, b: m(b["x"]), None, ValueError, "it must return a scalar, the mean over the examples"),
         (lambda m, b: (m(b["x"]).sum(), 1, 2), None, ValueError, r"or \(sum, weight\)"),
         (lambda m, b: mse(m, b) * math.nan, None, ValueError, "the loss is nan at the module's own weights"),
-        (lambda m, b: b["y"].square().mean(), None, ValueError, "does not depend on the weights"),
+        (lambda m, b: b["y"].square().mean(), None, ValueError, "does not depend on the module's weights"),
         (mse, 0, ValueError, "batch_size is 0; it must be at least 1"),
         (mse, 2.5, TypeError, "batch_size is 2.5; it must be an integer"),
         ("mse", None, TypeError, "loss is 'mse'; it must be a function"),
@@ -163,11 +164,61 @@ def test_what_is_no_loss(module, data, loss, batch_size, error, message):
         Objective.from_loss(module, loss, data, batch_size)
 
 
+def test_batches_of_one_are_checked_too(module, data):
+    weights = torch.tensor([10.0, 1.0], dtype=torch.float64)
+
+    def weighted(module, batch):
+        return F.cross_entropy(module(batch["x"]), batch["y"].argmax(1), weight=weights)
+
+    for loss, message in ((weighted, "mixes examples"), (centred, "does not depend on the module's weights")):
+        with pytest.raises(ValueError, match=message):
+            Objective.from_loss(module, loss, data, 1)
+
+
+def test_batches_of_a_loader_are_checked_too(module, data):
+    loader = DataLoader(TensorDataset(data["x"], data["y"]), 4)
+
+    def wrong(module, batch):
+        return F.mse_loss(module(batch[0]), batch[1]), len(batch[0])  # a mean, not a sum
+
+    with pytest.raises(ValueError, match="mixes examples"):
+        Objective.from_loss(module, wrong, loader)
+
+
+def test_what_goes_with_examples_is_divided_with_them(module, data):
+    whole = Objective.from_module(module, nn.MSELoss(), data["x"], data["y"])
+    more = data | {"y": data["y"].numpy(), "names": list("abcdef"), "factor": torch.tensor(1.0), "mode": None}
+
+    def loss(module, batch):
+        assert len(batch.pop("names")) == len(batch["x"])  # a loss may change the dict
+        return batch["factor"] * F.mse_loss(module(batch["x"]), torch.as_tensor(batch["y"]))
+
+    for batch_size in (None, 4, 1):
+        same(Objective.from_loss(module, loss, more, batch_size), whole)
+    with pytest.raises(TypeError, match="data hold a str that can't be divided"):
+        Objective.from_loss(module, mse, data | {"mode": "train"}, 4)
+
+
+def test_graphs_have_a_sum_and_a_number(module):
+    graphs = [{"nodes": torch.randn(n, 3, dtype=torch.float64), "edges": torch.zeros(2, 2 * n)} for n in (3, 5)]
+    loader = DataLoader(graphs, batch_size=None)
+    f = Objective.from_loss(module, lambda m, b: (m(b["nodes"]).square().sum(), len(b["nodes"])), loader)
+    nodes = torch.cat([graph["nodes"] for graph in graphs])
+    same(f, Objective.from_loss(module, lambda m, x: m(x).square().sum(1).mean(), nodes))
+    with pytest.raises(ValueError, match=r"a mean has no weight; return \(sum, weight\)"):
+        Objective.from_loss(module, lambda m, b: m(b["nodes"]).square().mean(), loader)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter([torch.ones(3)])
+
+
 def test_what_is_no_data(module, data):
     for wrong, message in (
         ({"x": data["x"], "y": data["y"][:4]}, r"lengths \[4, 6\]"),
-        ({"x": 3}, "no tensor"),
-        (torch.tensor(1.0), r"lengths \[0\]"),
+        ({"x": 3}, "no tensor with examples"),
+        (torch.tensor(1.0), "no tensor with examples"),
     ):
         with pytest.raises(ValueError, match=message):
             Objective.from_loss(module, mse, wrong)
@@ -176,6 +227,11 @@ def test_what_is_no_data(module, data):
         Objective.from_loss(module, mse, loader, 2)
     with pytest.raises(ValueError, match="weight_decay is -1"):
         Objective.from_loss(module, mse, data, weight_decay=-1)
+    with pytest.raises(TypeError, match="give a DataLoader of it"):
+        Objective.from_loss(module, mse, Stream())
+    other = copy.deepcopy(module)
+    with pytest.raises(ValueError, match="is it that of another module"):
+        Objective.from_loss(module, lambda m, b: mse(other, b), data, weight_decay=0.1)
     own = list(module.parameters())
     with pytest.raises(ValueError, match="by another way than its parameters"):
         Objective.from_loss(module, lambda m, b: mse(m, b) + own[0].square().sum(), data)

@@ -222,7 +222,7 @@ class Objective:
             data then is the sum of all sums over that of all weights.
         data
             A tensor, or dicts, lists and tuples of tensors with the examples along the first dimension; a Dataset; or
-            a DataLoader, gone through once. A batch has the same form. Tensors are moved to the module's device.
+            a DataLoader, gone through once. A batch has the same form. Tensors on the module's device are not copied.
         batch_size : int, optional
             As of `from_module`.
         weight_decay : float
