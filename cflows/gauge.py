@@ -188,8 +188,9 @@ class Gauge:
 
     Parameters
     ----------
-    optimizer : torch.optim.Optimizer
-        SGD, RMSprop, Adagrad, Adam, AdamW, NAdam or Adamax, with any options, parameter groups and schedules.
+    optimizer
+        Of ``torch.optim``: SGD, RMSprop, Adagrad, Adam, AdamW, NAdam or Adamax, with any options, parameter groups
+        and schedules.
     loss : callable () -> scalar Tensor
         Loss on a probe batch, always the same one, as a function of the optimizer's parameters as they are. Its
         gradient must be in the units of those that the optimizer is given: where these are clipped, or sums of several
