@@ -18,7 +18,7 @@ LAYERS = [
     {"objective", "modules"},
     {"differences", "flows", "stationary", "gauge"},
     {"processes"},
-    {"_options", "_run", "simulation"},
+    {"_options", "_run", "regime", "simulation"},
     {"tasks", "_definitions", "experiments", "store", "preconditioners", "metrics", "report", "survey"},
     {"book", "__main__"},
 ]
