@@ -8,10 +8,9 @@ subclass, registered in `OPTIMIZERS`.
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -223,39 +222,11 @@ class RMSProp(Optimizer):
         ValueError
             If it has options that RMSProp here has not, or trains other parameters.
         """
-        if cls is not RMSProp or not isinstance(optimizer, torch.optim.RMSprop):
-            raise TypeError(
-                f"the optimizer is a {type(optimizer).__name__}; it must be torch.optim.RMSprop, and this RMSProp"
-            )
-        names = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
-        group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-        if missing := [name for i, name in names.items() if i not in group_of]:
-            raise ValueError(f"the optimizer does not train {', '.join(missing)}; freeze what it does not train")
-        if strange := sum(id(p) not in names for group in optimizer.param_groups for p in group["params"]):
-            raise ValueError(f"{strange} of the optimizer's parameters are no trainable parameters of the module")
-        options = {
-            "lr": 0.0,
-            "alpha": 0.0,
-            "eps": 0.0,
-            "weight_decay": 0.0,
-            "momentum": 0,
-            "centered": 0,
-            "maximize": 0,
-        }
-        for name in options:
-            values = sorted({float(group_of[i][name]) for i in names})
-            if len(values) > 1:
-                raise ValueError(f"{name} is {', '.join(map(str, values))} in different groups; it must be the same")
-            options[name] = values[0]
-        if has := [name for name in ("momentum", "centered", "maximize") if options[name]]:
-            raise ValueError(f"the optimizer has {' and '.join(has)}, which {cls.__name__} has not")
-        if options["weight_decay"]:
-            decay = options["weight_decay"]
-            warnings.warn(f"the optimizer has weight_decay={decay:g}; give the objective the same", stacklevel=2)
-        trained = [p for p in module.parameters() if p.requires_grad]
-        squares = [optimizer.state.get(p, {}).get("square_avg", torch.zeros_like(p)) for p in trained]
-        nu = torch.cat([square.detach().reshape(-1) for square in squares])
-        return _Continued(options["lr"], options["alpha"], options["eps"], _nu=nu)
+        from ._torch_optim import continued  # it makes a kind of RMSProp
+
+        if cls is not RMSProp:
+            raise TypeError(f"{cls.__name__} has no counterpart in torch.optim; use RMSProp.from_torch")
+        return continued(optimizer, module)
 
     def moment(self, square: Float[Tensor, "n"]) -> Tensor:
         """The squared gradient itself (n,)."""
@@ -298,18 +269,6 @@ class RMSProp(Optimizer):
         of time, as where it leaves a saddle; elsewhere this is ν.
         """
         return torch.maximum(nu, (1 - self.beta2) * self.moment(g.square()))
-
-
-@dataclass(frozen=True, eq=False)
-class _Continued(RMSProp):
-    """RMSProp from a given ν on."""
-
-    _nu: Float[Tensor, "n"] = field(kw_only=True)
-
-    def init(self, w: Float[Tensor, "n"]) -> Tensor:
-        if w.shape != self._nu.shape:
-            raise ValueError(f"the objective has {len(w)} weights, the optimizer's state {len(self._nu)}")
-        return self._nu.to(w)
 
 
 @OPTIMIZERS.register("ScalarRMSProp")

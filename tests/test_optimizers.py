@@ -75,14 +75,14 @@ def test_what_can_not_go_on_is_named():
     optimizer, module, *_ = torch_run(1)
     with pytest.raises(TypeError, match="is a SGD"):
         RMSProp.from_torch(torch.optim.SGD(module.parameters()), module)
-    with pytest.raises(TypeError, match="and this RMSProp"):
+    with pytest.raises(TypeError, match="ScalarRMSProp has no counterpart"):
         ScalarRMSProp.from_torch(optimizer, module)
     with pytest.raises(ValueError, match=r"does not train 2\.weight, 2\.bias; freeze"):
         RMSProp.from_torch(torch.optim.RMSprop(module[0].parameters()), module)
     with pytest.raises(ValueError, match="4 of the optimizer's parameters are no trainable"):
         RMSProp.from_torch(optimizer, module.requires_grad_(False))
     module.requires_grad_(True)
-    with pytest.raises(ValueError, match="has momentum and centered, which RMSProp has not"):
+    with pytest.raises(ValueError, match="has momentum and centered, which RMSProp here has not"):
         RMSProp.from_torch(*torch_run(1, momentum=0.9, centered=True)[:2])
     groups = [{"params": module[0].parameters(), "lr": 1e-2}, {"params": module[2].parameters(), "lr": 1e-3}]
     with pytest.raises(ValueError, match=r"lr is 0.001, 0.01 in different groups"):
