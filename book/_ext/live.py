@@ -62,7 +62,7 @@ EXPORT = re.compile(r"^export (?=(?:const|function\*?|class) (\w+))", re.M)
 
 
 def bundle(entry: Path) -> str:
-    """A module and all that it imports, as one script that needs no other file: the site also works from a folder."""
+    """A module and all that it imports, as one expression that needs no other file: the site also works from a folder."""
     done: dict[str, str] = {}
 
     def visit(path: Path) -> None:
@@ -71,13 +71,15 @@ def bundle(entry: Path) -> str:
             if name not in done:
                 visit(path.with_name(f"{name}.js"))
         names = EXPORT.findall(text)
-        text = IMPORT.sub(lambda m: f'const {{{m[1].replace(" as ", ": ")}}} = modules["{m[2]}"];\n', EXPORT.sub("", text))
+        text = IMPORT.sub(
+            lambda m: f'const {{{m[1].replace(" as ", ": ")}}} = modules["{m[2]}"];\n', EXPORT.sub("", text)
+        )
         if re.search(r"^(?:import|export)\b", text, re.M):
             raise ValueError(f"{path} imports or exports in a form that is not known here")
         done[path.stem] = f'modules["{path.stem}"] = (() => {{\n{text}\nreturn {{ {", ".join(names)} }};\n}})();\n'
 
     visit(entry)
-    return "(() => {\nconst modules = {};\n" + "".join(done.values()) + "})();\n"
+    return f'(() => {{\nconst modules = {{}};\n{"".join(done.values())}return modules["{entry.stem}"];\n}})();\n'
 
 
 def script() -> str:
@@ -91,15 +93,20 @@ class Place(nodes.General, nodes.Element):
     """Where a laboratory stands."""
 
 
-def visit_place(self, node):
+def place(call: str, script: str, settings: str = "", panels: str = "", controls: str = "") -> str:
     """A poster with a button that loads the script, and asks it to begin here."""
-    top = "../" * self.builder.current_docname.count("/")
-    self.body.append(
-        f'<div class="cflows-laboratory" data-laboratory="{escape(node["settings"])}" data-panels="{escape(node["panels"])}" '
-        f'data-controls="{escape(node["controls"])}" data-script="{top}_static/{SCRIPT}">'
-        f'<div class="poster"><button type="button" class="load">{escape(node["call"])}</button></div>'
+    said = {"laboratory": settings, "panels": panels, "controls": controls, "script": script}
+    options = " ".join(f'data-{name}="{escape(value)}"' for name, value in said.items())
+    return (
+        f'<div class="cflows-laboratory" {options}><div class="poster">'
+        f'<button type="button" class="load">{escape(call)}</button></div>'
         "<noscript>The laboratory trains in this page and needs JavaScript.</noscript></div>"
     )
+
+
+def visit_place(self, node):
+    top = "../" * self.builder.current_docname.count("/")
+    self.body.append(place(script=f"{top}_static/{SCRIPT}", **node["given"]))
 
 
 class Laboratory(SphinxDirective):
@@ -110,8 +117,7 @@ class Laboratory(SphinxDirective):
     option_spec = {name: directives.unchanged for name in ("settings", "panels", "controls")}  # noqa: RUF012
 
     def run(self):
-        given = {name: self.options.get(name, "") for name in self.option_spec}
-        return [Place(call=self.arguments[0], **given)]
+        return [Place(given={"call": self.arguments[0], **self.options})]
 
 
 class Set(SphinxRole):

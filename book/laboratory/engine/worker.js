@@ -5,7 +5,7 @@ import { Laboratory } from "./laboratory.js";
 const CHUNK = 30; // milliseconds between two answers, about
 const MAX_STEPS = 5000;
 
-let lab = null, data = null, playing = false, rate = Infinity, sent = 0, due = 0;
+let lab = null, data = null, playing = false, rate = Infinity, until = MAX_STEPS, sent = 0, due = 0;
 
 function answer(extra = {}) {
   const rows = lab.rows.slice(sent);
@@ -22,7 +22,7 @@ function work() {
   const wanted = Math.max(1, Math.min(Math.round(rate * (begin - due) / 1000), 1000));
   due = begin;
   for (let i = 0; i < wanted && performance.now() - begin < CHUNK; i++) {
-    if (lab.step >= MAX_STEPS || !lab.advance()) {
+    if (lab.step >= until || !lab.advance()) {
       playing = false;
       break;
     }
@@ -44,8 +44,9 @@ const orders = {
     playing = false;
     for (let i = 0; i < count && lab.step < MAX_STEPS && lab.advance(); i++) if (i % 25 === 24) answer({ loading: true });
   },
-  play(speed) {
+  play({ speed, end }) {
     rate = speed || Infinity;
+    until = Math.min(end ?? MAX_STEPS, MAX_STEPS);
     due = performance.now() - CHUNK;
     if (!playing) setTimeout(work);
     playing = true;

@@ -7,7 +7,7 @@ export const INK = {
 /** The leading eigenvalues, and the directions of oscillation. */
 export const PALETTE = ["#2D1160", "#B73779", "#F1605D", "#FEB078", "#721F81", "#8a8a8a"];
 
-const ROOM = { left: 46, right: 8, top: 8, bottom: 26 };
+const ROOM = { left: 46, right: 14, top: 8, bottom: 26 };
 
 /** Round numbers between two others. */
 function ticks(low, high, count) {

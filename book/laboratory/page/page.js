@@ -25,7 +25,7 @@ function laboratory(root) {
   const view = {
     data, rows: [], ghost: null, settings: { ...DEFAULTS }, names: NAMES, curve: null, targets: [], chosen: null, drawing: false, marks: [], ablated: false,
   };
-  let remembered = null, playing = false, until = Infinity, frame = 0, asked = 0, last = 0;
+  let remembered = null, playing = false, frame = 0, asked = 0, last = 0;
   const waiting = new Map();
 
   // ---- The engine ----
@@ -44,7 +44,6 @@ function laboratory(root) {
     tellEvents(news.rows);
     const was = playing;
     playing = news.playing;
-    if (playing && news.step >= until) order("pause");
     if (begins || was !== playing) show();
     redraw();
     if (news.id && waiting.has(news.id)) {
@@ -181,7 +180,6 @@ function laboratory(root) {
 
   /** A run from its beginning, up to its steps; the last one of the same loss stays as a ghost. */
   async function run(settings, { ghost = null } = {}) {
-    until = Infinity;
     known = {};
     remembered = null;
     if (set.back) {
@@ -196,9 +194,9 @@ function laboratory(root) {
     await order("load", { settings: forEngine(rest), steps });
     show();
   }
-  function start() {
-    const speed = Number(set.speed?.select.value ?? 60);
-    order("play", speed);
+  /** Play, up to a step if there is one to stop at. */
+  function start(end) {
+    order("play", { speed: Number(set.speed?.select.value ?? 60), end });
     playing = true;
     show();
   }
@@ -283,12 +281,9 @@ function laboratory(root) {
       const { steps, ...settings } = read(text, data);
       await run(settings, { ghost: view.rows.length > 2 && settings.loss === view.settings.loss ? view.rows.slice() : null });
       if (steps && reduced) await order("step", steps);
-      else if (steps) {
-        until = steps;
-        start();
-      }
+      else if (steps) start(steps);
     },
-    play: start, pause, rows: () => view.rows, python: () => python(current(), data), table: () => table(view.rows),
+    play: start, pause,  rows: () => view.rows, python: () => python(current(), data), table: () => table(view.rows),
     state() {
       const { step, lr, optimizer, central, stable, ablated } = view.rows.at(-1) ?? {};
       return { step, lr, playing, address: write(current()), settings: current(), optimizer, central, stable, ablated: ablated ?? null };
