@@ -111,8 +111,14 @@ def test_the_lines_of_python_repeat_the_run(tmp_path, monkeypatch):
     import matplotlib.pyplot as plt
 
     monkeypatch.chdir(tmp_path)
-    for address in ("width=8&steps=40&penalty=off", "width=8&steps=40&changes=20:lr:0.001", "loss=valley&optimizer=gd&lr=0.2&steps=30",
-                    "loss=bowl&lr=0.05&steps=30", "width=8&optimizer=scalar&lr=0.03&steps=20&loss=drawn&targets=" + ",".join(["0.5", "-0.25"] * 8)):  # fmt: skip
+    drawn = ",".join(["0.5", "-0.25"] * 8)
+    for address in (
+        "width=8&steps=40&penalty=off",
+        "width=8&steps=40&changes=20:lr:0.001",
+        "loss=valley&optimizer=gd&lr=0.2&steps=30",
+        "loss=bowl&lr=0.05&steps=30",
+        f"width=8&optimizer=scalar&lr=0.03&steps=20&loss=drawn&targets={drawn}",
+    ):
         names: dict = {}
         exec(lines(address), names)
         rows, tree = run(address), names["tree"]
@@ -135,7 +141,7 @@ def test_an_address_says_all():
 
 
 def test_a_state_is_a_value():
-    """Back to a step and on again is the same run, to the last bit; so is a run with a change that is made as it goes."""
+    """Back to a step and on again is the same run, to the last bit; so is one with a change as it goes."""
     address = "width=8&steps=130"
     rows = run(address)
     engine().eval("lab.back(70); while (lab.step < 130) lab.advance()")
@@ -160,7 +166,7 @@ def test_the_table_has_a_line_a_step():
         ("optimizer=gd&lr=0.3&steps=200", "optimizer", r"diverges: the largest eigenvalue of P⁻¹H is [\d.]+, above 2"),
         ("loss=bowl&optimizer=gd&lr=0.9&steps=40", "optimizer", "diverges"),
         ("loss=bowl&optimizer=gd&lr=0.9&steps=40", "central", "no solution"),
-        ("optimizer=gd&lr=0.3&steps=3", "central", "starts beyond the edge"),
+        ("optimizer=gd&lr=0.3&steps=3", "central", "beyond the edge"),
         ("lr=0.02&width=20&steps=40", "central", "above 2"),
         ("steps=110", "stable", "above 8"),
     ],

@@ -62,7 +62,7 @@ EXPORT = re.compile(r"^export (?=(?:const|function\*?|class) (\w+))", re.M)
 
 
 def bundle(entry: Path) -> str:
-    """A module and all that it imports, as one expression that needs no other file: the site also works from a folder."""
+    """A module and all that it imports, as one expression, which also works where a site is a folder of files."""
     done: dict[str, str] = {}
 
     def visit(path: Path) -> None:
@@ -114,7 +114,7 @@ class Laboratory(SphinxDirective):
 
     required_arguments = 1
     final_argument_whitespace = True
-    option_spec = {name: directives.unchanged for name in ("settings", "panels", "controls")}  # noqa: RUF012
+    option_spec = dict.fromkeys(("settings", "panels", "controls"), directives.unchanged)
 
     def run(self):
         return [Place(given={"call": self.arguments[0], **self.options})]

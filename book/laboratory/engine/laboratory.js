@@ -52,6 +52,9 @@ export class Laboratory {
     const last = settings.changes.filter((c) => "penalty" in c && c.step <= step).at(-1);
     const ablated = !last || last.penalty ? null : processes.ablated ?? Object.assign(processes.central.clone(), { penalised: false });
     this.now = Object.fromEntries(Object.entries({ ...processes, ablated }).filter(([, p]) => p).map(([name, p]) => [name, p.clone()]));
+    if (settings.changes.some((c) => "lr" in c && c.step === step)) { // it may have put a flow beyond the edge
+      for (const name of ["central", "ablated"]) if (this.now[name]) this.now[name].settled = false;
+    }
     const opt = this.optimizer();
     this.seen = Object.fromEntries(Object.entries(this.now).filter(([, p]) => !p.end).map(([name, p]) => [name, p.observe(opt)]));
     this.rows[step] = this.row();
@@ -83,7 +86,7 @@ export class Laboratory {
       const one = {
         loss: here.loss, predicted_loss: here.predicted ?? here.loss, eigenvalues: here.eigenvalues ?? null,
         variances: here.variances ?? [], nu_sum: (here.nu.reduce((s, x) => s + x, 0) * this.f.dim) / here.nu.length,
-        nu: coords.map(nu), w: this.f.dim === 2 ? [...here.w] : null, end: process.end, doubt: process.doubt ?? "",
+        p_sum: here.p.reduce((s, x) => s + x, 0), nu: coords.map(nu), w: this.f.dim === 2 ? [...here.w] : null, end: process.end, doubt: process.doubt ?? "",
       };
       if (name !== "optimizer" && there) {
         one.distance = Math.hypot(...here.w.map((x, i) => x - there.w[i]));

@@ -130,7 +130,7 @@ export class Stable extends Flow {
 export class Central extends Flow {
   constructor(f, w, opt, penalised = true, substeps = 2) {
     super(f, w, opt);
-    Object.assign(this, { penalised, substeps, k: 0, finer: 1, checked: 0, settled: false, axes: [], anharmonic: "" });
+    Object.assign(this, { penalised, substeps, k: 0, finer: 1, checked: 0, settled: false, axes: [], anharmonic: false });
   }
 
   /** Eigenpairs, those that are critical, and their third derivatives: all afresh. */
@@ -190,17 +190,21 @@ export class Central extends Flow {
 
   /** Why the flow is not to be trusted, if so. */
   examine(loss, [variance = 0], [axis], residual) {
-    if (variance > 2 * this.checked) { // when it has grown: is the loss across the oscillation what its Hessian says?
-      this.checked = variance;
-      const way = Math.sqrt(variance);
-      const mean = [1, -1].reduce((sum, s) => sum + this.f.at(add(this.w.slice(), s * way, axis)).loss / 2, 0);
-      const off = Math.abs(mean - loss - variance) > MAX_ANHARMONICITY * variance + 1e-13 * Math.abs(loss);
-      if (off) this.anharmonic = "the oscillation that would hold the eigenvalues at 2 is too wide for a second-order expansion of the loss";
+    if (variance > 2 * this.checked || (this.anharmonic && variance < this.checked / 2)) { // another size: look again
+      [this.checked, this.anharmonic] = [variance, variance > 0 && this.isAnharmonic(loss, variance, axis)];
     }
     this.doubt =
-      this.top > MAX_TRUSTED ? `the largest eigenvalue along the flow is ${roughly(this.top)}, above 2: it ${this.settled ? "was not held there" : "starts beyond the edge of stability"}`
+      this.top > MAX_TRUSTED ? `the largest eigenvalue along the flow is ${roughly(this.top)}, above 2: ${this.settled ? "it was not held there" : "the flow is beyond the edge of stability, and has to come down"}`
       : residual > MAX_RESIDUAL ? "the complementarity problem could not be solved"
-      : this.anharmonic;
+      : this.anharmonic ? "the oscillation that would hold the eigenvalues at 2 is too wide for a second-order expansion of the loss"
+      : "";
+  }
+
+  /** Whether the loss across the oscillation is far from what its second derivatives say. */
+  isAnharmonic(loss, variance, axis) {
+    const way = Math.sqrt(variance);
+    const mean = [1, -1].reduce((sum, s) => sum + this.f.at(add(this.w.slice(), s * way, axis)).loss / 2, 0);
+    return Math.abs(mean - loss - variance) > MAX_ANHARMONICITY * variance + 1e-13 * Math.abs(loss);
   }
 
   step(opt, seen) {

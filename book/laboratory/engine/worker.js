@@ -10,7 +10,7 @@ let lab = null, data = null, playing = false, rate = Infinity, until = MAX_STEPS
 function answer(extra = {}) {
   const rows = lab.rows.slice(sent);
   postMessage({
-    from: sent, rows, step: lab.step, settings: lab.settings, coords: lab.coords, playing, curve: lab.fit(data.fine), ...extra,
+    from: sent, rows, step: lab.step, settings: lab.settings, dim: lab.f.dim, playing, curve: lab.fit(data.fine), ...extra,
   });
   sent = lab.rows.length;
 }

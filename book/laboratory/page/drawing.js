@@ -5,7 +5,7 @@ const STEP = 0.1;
 /**
  * @param {HTMLCanvasElement} canvas
  * @param {object} view
- * @param {{began: function, moved: function, done: function}} report what to do as points move
+ * @param {{moved: function, done: function}} report what to do as points move, and when they have
  */
 export function drawing(canvas, view, { moved, done }) {
   let last = null;
@@ -48,13 +48,15 @@ export function drawing(canvas, view, { moved, done }) {
 
   /** What a screen reader says of the canvas while one draws, and otherwise. */
   return () => {
-    const names = ["role", "tabindex", "aria-valuenow", "aria-valuemin", "aria-valuemax", "aria-valuetext", "aria-label"];
-    for (const name of names) canvas.removeAttribute(name);
+    const value = view.targets[view.chosen ?? 0] ?? 0;
     const said = view.drawing
       ? { role: "slider", tabindex: 0, "aria-label": "Target curve: left and right choose a point, up and down move it, Enter trains on it",
-          "aria-valuemin": -1.5, "aria-valuemax": 1.5, "aria-valuenow": view.targets[view.chosen ?? 0],
-          "aria-valuetext": `point ${(view.chosen ?? 0) + 1} of ${view.targets.length}: ${view.targets[view.chosen ?? 0]}` }
+          "aria-valuemin": -1.5, "aria-valuemax": 1.5, "aria-valuenow": value,
+          "aria-valuetext": `point ${(view.chosen ?? 0) + 1} of ${view.targets.length}: ${value}` }
       : { role: "img", "aria-label": view.curve ? "The points, and the network’s output for the optimizer and the central flow" : "The plane of the two weights: ways of the optimizer and of the central flow" };
+    for (const name of ["tabindex", "aria-valuenow", "aria-valuemin", "aria-valuemax", "aria-valuetext"]) {
+      if (!(name in said)) canvas.removeAttribute(name);
+    }
     for (const [name, value] of Object.entries(said)) canvas.setAttribute(name, value);
     canvas.classList.toggle("drawing", view.drawing);
   };

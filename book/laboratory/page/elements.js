@@ -27,6 +27,8 @@ export function choice(parent, label, options, onchange) {
   });
 }
 
+const PAUSE = 150; // milliseconds after which a slider that moves has got somewhere
+
 /** A slider over some values, in order. */
 export function slider(parent, label, values, show, onchange) {
   return labelled(parent, label, (box, id) => {
@@ -36,8 +38,12 @@ export function slider(parent, label, values, show, onchange) {
       output.textContent = show(value);
       input.setAttribute("aria-valuetext", show(value));
     };
-    input.addEventListener("input", () => tell(values[input.valueAsNumber]));
-    input.addEventListener("change", () => onchange(values[input.valueAsNumber]));
+    let timer;
+    input.addEventListener("input", () => {
+      tell(values[input.valueAsNumber]);
+      clearTimeout(timer);
+      timer = setTimeout(() => onchange(values[input.valueAsNumber]), PAUSE);
+    });
     const set = (value) => {
       const nearest = values.reduce((best, x, i) => (Math.abs(Math.log(x / value)) < Math.abs(Math.log(values[best] / value)) ? i : best), 0);
       input.value = nearest;

@@ -13,6 +13,11 @@ const LOSSES = {
 const RATES = Array.from({ length: 81 }, (_, i) => Number((10 ** (-4 + i / 20)).toPrecision(2))); // of learning
 const SPEEDS = { 12: "slow", 60: "medium", 0: "as fast as it can" };
 const ALL = { panels: "loss spectrum fit displacement nu", controls: "optimizer loss width seed beta2 lr penalty speed moment export" };
+const NOT_TRUSTED = {
+  optimizer: "", stable: "the stable flow ends: ", central: "the central flow is not to be trusted: ",
+  ablated: "the flow without penalty is not to be trusted: ",
+};
+const MAX_SAID = 3; // events in view
 const USUAL_RATE = { rmsprop: 3e-3, scalar: 3e-2, gd: 0.1 }; // where the edge is reached early
 
 /** A laboratory in an element of the page. */
@@ -23,7 +28,7 @@ function laboratory(root) {
   const wanted = new Set((full ? ALL.controls : root.dataset.controls || "lr").split(" "));
   const reduced = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const view = {
-    data, rows: [], ghost: null, settings: { ...DEFAULTS }, names: NAMES, curve: null, targets: [], chosen: null, drawing: false, marks: [], ablated: false,
+    data, rows: [], ghost: null, settings: { ...DEFAULTS }, names: NAMES, curve: null, targets: [], chosen: null, drawing: false, marks: [], ablated: false, dim: 0,
   };
   let remembered = null, playing = false, frame = 0, asked = 0, last = 0;
   const waiting = new Map();
@@ -38,6 +43,7 @@ function laboratory(root) {
     view.rows.length = news.from;
     for (const row of news.rows) view.rows.push(row);
     view.curve = news.curve;
+    view.dim = news.dim;
     view.settings.changes = news.settings.changes;
     view.marks = news.settings.changes.map((c) => c.step).filter((s) => s > 0);
     view.ablated = news.rows.length ? Boolean(news.rows.at(-1).ablated) : view.ablated;
@@ -109,7 +115,7 @@ function laboratory(root) {
     return { panel, title, legend, canvas, name };
   });
   const readout = element(root, "p", { className: "readout" });
-  const events = element(root, "p", { className: "events" }, { role: "status", "aria-live": "polite" });
+  const events = element(root, "div", { className: "events" }, { role: "log", "aria-label": "What has happened" });
   if (wanted.has("export")) exports();
   const fit = canvases.find(({ name }) => name === "fit");
   const describe = fit && drawing(fit.canvas, view, {
@@ -167,14 +173,18 @@ function laboratory(root) {
       const count = row.central?.variances?.filter((x) => x > 0).length ?? 0;
       if (count > (known.count ?? 0)) say(count === 1 ? `Step ${row.step}: the largest eigenvalue has reached 2, and the optimizer begins to oscillate.` : `Step ${row.step}: ${count} eigenvalues are at 2.`);
       known.count = Math.max(count, known.count ?? 0);
-      for (const [process, label] of Object.entries({ optimizer: "", stable: "The stable flow ends. ", central: "The central flow is not to be trusted. ", ablated: "The flow without penalty is not to be trusted. " })) {
+      for (const [process, label] of Object.entries(NOT_TRUSTED)) {
         const why = row[process]?.end || row[process]?.doubt || "";
         if (why && !known[process]) say(`Step ${row.step}: ${label}${why}.`);
         known[process] = why;
       }
     }
   }
-  const say = (text) => (events.textContent = text);
+  function say(text) {
+    if (!text) return;
+    element(events, "p", { textContent: text });
+    while (events.children.length > MAX_SAID) events.firstChild.remove();
+  }
 
   // ---- What one does ----
 
@@ -190,7 +200,7 @@ function laboratory(root) {
     Object.assign(view, { settings: { ...rest }, ghost, rows: [], chosen: view.drawing ? view.chosen : null });
     view.targets = settings.loss === "drawn" ? settings.targets : data.curves[settings.loss] ?? [];
     view.marks = [];
-    events.textContent = "";
+    events.replaceChildren();
     await order("load", { settings: forEngine(rest), steps });
     show();
   }
@@ -230,6 +240,7 @@ function laboratory(root) {
   }
   function draws(on) {
     view.drawing = on;
+    if (on) view.targets = view.targets.map((y) => Number(y.toFixed(2)));
     if (on) view.chosen ??= 0;
     else view.chosen = null;
     set.draw.setAttribute("aria-pressed", String(on));
@@ -298,7 +309,6 @@ window.cflowsBegin = async (root, settings) => {
   const first = !made.has(root);
   if (first) made.set(root, laboratory(root));
   const lab = made.get(root);
-  window.cflowsLab = lab;
   if (!first) {
     root.scrollIntoView({ block: "nearest" });
     await lab.show(settings);
@@ -307,5 +317,5 @@ window.cflowsBegin = async (root, settings) => {
     root.querySelector("button.play").focus({ preventScroll: true });
     await lab.show(settings ?? (root.dataset.laboratory || "steps=400"));
   }
-  return lab;
+  return (window.cflowsLab = lab);
 };

@@ -74,12 +74,29 @@ export const PANELS = {
       const of = (list, process, j) => list.map((row) => row[process]?.eigenvalues?.[j] ?? null);
       const high = Math.min(4, Math.max(2.6, extent([of(rows, "central", 0), of(seen, "optimizer", 0)])[1] * 1.05));
       draw(canvas, {
-        x: [0, end(view)], y: [0, high], lines: [2], labels: [{ x: 0, y: 2, text: "2" }], marks: view.marks,
+        x: [0, end(view)], y: [0, high], lines: [2], marks: view.marks,
         curves: [
           ...(ghost ? [{ x: steps(ghost), y: of(ghost, "central", 0), color: INK.ghost, width: 2 }] : []),
           { x, y: of(rows, "stable", 0), color: INK.stable },
           ...[1, 0].map((j) => ({ x: steps(seen), y: of(seen, "optimizer", j), color: INK.optimizer, dots: j ? 1.6 : 2.2 })),
           ...[3, 2, 1, 0].flatMap((j) => flow(rows, "central", (p) => p.eigenvalues?.[j], { color: PALETTE[j], width: 1.8 })),
+        ],
+      });
+    },
+  },
+  steps: {
+    title: "Effective step size",
+    legend: (view) => [[INK.average, name(view)], [INK.central, "central flow"], ...(view.ablated ? [[INK.ablated, "without penalty"]] : [])],
+    draw(canvas, view) {
+      const { rows } = view, x = steps(rows), count = view.dim || 1;
+      const of = (process) => rows.map((row) => (row[process]?.p_sum ? count / row[process].p_sum : null)); // harmonic mean
+      const [low, high] = extent([of("optimizer"), of("central"), of("ablated")], 0);
+      draw(canvas, {
+        x: [0, end(view)], y: [low / 1.3, high * 1.3], log: true, marks: view.marks,
+        curves: [
+          { x, y: of("optimizer"), color: INK.average, width: 4 },
+          ...flow(rows, "ablated", (p) => p.p_sum && count / p.p_sum, { color: INK.ablated, dash: [6, 3] }),
+          ...flow(rows, "central", (p) => p.p_sum && count / p.p_sum, { color: INK.central, width: 1.6 }),
         ],
       });
     },
@@ -133,25 +150,48 @@ export const PANELS = {
       const [low, high] = extent(chosen.flatMap((j) => [of("optimizer", j), of("central", j)]), 0);
       draw(canvas, {
         x: [0, end(view)], y: [low / 1.5, high * 1.5], log: low > 0,
+        labels: view.settings.optimizer === "gd" ? [{ x: 0, y: high / 2, text: "Gradient descent has no ν." }] : [],
         curves: chosen.flatMap((j, i) => [{ x, y: of("optimizer", j), color: PALETTE[i], width: 3, alpha: 0.55 }, ...flow(rows, "central", (p) => p.nu?.[j] || null, { color: INK.central, dash: [2, 2], width: 1.2 })]),
       });
     },
   },
 };
 
+/** Level lines of a loss of two weights: y(x) for the valley, an ellipse for the bowl. */
+function levels({ settings, data }, [left, right], [low, high]) {
+  const turn = (n, of) => Array.from({ length: n + 1 }, (_, i) => of(i / n));
+  if (settings.loss === "bowl") {
+    const [[a, b], [, d]] = data.bowl.hessian;
+    return turn(7, (share) => {
+      const angles = turn(90, (t) => 2 * Math.PI * t);
+      const size = angles.map((t) => (0.15 + share) / Math.sqrt((a * Math.cos(t) ** 2 + 2 * b * Math.cos(t) * Math.sin(t) + d * Math.sin(t) ** 2) / 2));
+      return { x: angles.map((t, i) => size[i] * Math.cos(t)), y: angles.map((t, i) => size[i] * Math.sin(t)) };
+    });
+  }
+  const { slope } = data.valley, x = turn(80, (t) => left + t * (right - left)), wide = Math.max(left ** 2, right ** 2);
+  const [least, most] = [-slope * high, (high * wide) / 2 - slope * high];
+  return turn(12, (share) => least + (share * share) * (most - least)).map((level) => ({
+    x, y: x.map((x) => level / ((x * x) / 2 - slope)).map((y) => (y > low - 1 && y < high + 1 ? y : null)),
+  }));
+}
+
 /** With two weights: their plane, level lines of the loss, and the ways that optimizer and flow have gone. */
 function plane(canvas, view) {
   const { rows, settings } = view;
   const way = (process, j) => rows.map((row) => row[process]?.w?.[j] ?? null);
-  const widen = ([low, high], least) => [low - 0.12 * (high - low) - least, high + 0.12 * (high - low) + least];
   const valley = settings.loss === "valley";
-  const x = valley ? widen(extent([way("optimizer", 0), way("central", 0), [-0.3, 0.3]]), 0) : [-1, 1];
-  const y = valley ? widen(extent([way("optimizer", 1), way("central", 1)]), 0.05) : [-1, 1];
+  const around = (lists, [low, high]) => {
+    const [a, b] = extent([...lists, [low, high]]);
+    return [Math.max(a, low - 2 * (high - low)), Math.min(b, high + 2 * (high - low))];
+  };
+  const x = around([way("optimizer", 0), way("central", 0)], valley ? [-0.5, 0.5] : [-1, 1]);
+  const y = around([way("optimizer", 1), way("central", 1)], valley ? [9.5, 10.5] : [-1, 1]);
   const ends = settings.optimizer === "gd" && valley ? [2 / (rows.at(-1)?.lr ?? settings.lr)] : [];
   draw(canvas, {
     x, y, xlabel: "first weight", lines: ends, labels: ends.map((y) => ({ x: x[0], y, text: "2/η" })),
     curves: [
-      { x: way("optimizer", 0).slice(-150), y: way("optimizer", 1).slice(-150), color: INK.optimizer, width: 0.8, alpha: 0.7 },
+      ...levels(view, x, y).map((level) => ({ ...level, color: INK.grid, width: 1 })),
+      { x: way("optimizer", 0).slice(-150), y: way("optimizer", 1).slice(-150), color: INK.optimizer, width: 0.8, alpha: 0.5 },
       { x: way("optimizer", 0).slice(-30), y: way("optimizer", 1).slice(-30), color: INK.optimizer, dots: 2 },
       { x: way("central", 0), y: way("central", 1), color: INK.central, width: 2 },
       { x: way("central", 0).slice(-1), y: way("central", 1).slice(-1), color: INK.central, dots: 5 },
@@ -175,12 +215,14 @@ export function words(view) {
     parts.push(`Its largest eigenvalue is ${row.central.eigenvalues[0].toFixed(3)}; ${count === 0 ? "nothing oscillates" : count === 1 ? "one direction oscillates" : `${count} directions oscillate`}.`);
   }
   if (row.ablated?.predicted_loss !== undefined) parts.push(`Without the penalty it would predict ${short(mean((r) => r.ablated?.predicted_loss))}.`);
+  const over = rows.findLast((r) => r.stable && !r.stable.end)?.step;
+  if (row.stable?.end) parts.push(`The stable flow was followed until step ${over}: ${row.stable.end}.`);
   return parts.join(" ");
 }
 
 /** What is wrong with the run at present: processes that have ended or are not to be trusted, and why. */
 export function warnings(row) {
-  const labels = { optimizer: "", central: "Central flow, greyed: ", ablated: "Flow without penalty, greyed: ", stable: "Stable flow: " };
+  const labels = { optimizer: "", central: "Central flow, greyed: ", ablated: "Flow without penalty, greyed: " };
   return Object.entries(labels).flatMap(([process, label]) => {
     const why = row?.[process]?.end || row?.[process]?.doubt;
     return why ? [`${label}${label ? why : why[0].toUpperCase() + why.slice(1)}.`] : [];
