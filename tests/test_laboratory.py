@@ -206,5 +206,5 @@ def test_complementarity_problems_are_solved(seed):
     assert residual == pytest.approx(cflows.sdcp.kkt_residual(A, full, X), abs=1e-12)
     assert residual < 1e-8
     there = cflows.sdcp.solve(A, full).X
-    moved = [np.einsum("abcd,cd", full, x) for x in (X, there)]  # X itself need not be unique
-    np.testing.assert_allclose(*moved, rtol=1e-4, atol=1e-6 * abs(A).max())
+    here, wanted = (np.einsum("abcd,cd", full, x) for x in (X, there))  # X itself need not be unique
+    np.testing.assert_allclose(here, wanted, rtol=1e-4, atol=1e-6 * abs(A).max())
