@@ -269,7 +269,7 @@ def laboratory(entries: Sequence[dict]) -> list[str]:
     return [
         "## The laboratory",
         "",
-        "Units of the central flow's time in a second, on one thread: the engine of the [Laboratory](../laboratory), "
+        "Units of the central flow's time in a second, on one thread: the engine of the [Laboratory](laboratory), "
         "run in V8 without a page, and `simulate` at its defaults, which is made for larger networks. Errors are those "
         "of the predicted loss, on average, against `simulate` at tight accuracy.",
         "",

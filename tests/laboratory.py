@@ -24,15 +24,15 @@ import live  # noqa: E402
 
 #: Runs of the menu, as they stand in an address: each loss and each optimizer, both widths, a change on the way.
 MENU = {
-    "wave": "steps=480&penalty=off",
-    "wave-slower": "lr=0.001&steps=400",
+    "wave": "steps=400&penalty=off",
+    "wave-slower": "lr=0.001&steps=240",
     "wave-change": "steps=240&changes=120:lr:0.0015",
-    "bump": "loss=bump&seed=1&steps=320&penalty=off",
-    "corner": "loss=corner&width=8&lr=0.005&steps=320&penalty=off",
-    "step": "loss=step&seed=2&width=8&steps=320&penalty=off",
-    "memory": "beta2=0.9&width=8&seed=1&steps=320",
-    "scalar": "optimizer=scalar&lr=0.03&steps=320&penalty=off",
-    "gd": "optimizer=gd&lr=0.1&steps=400",
+    "bump": "loss=bump&seed=1&steps=240&penalty=off",
+    "corner": "loss=corner&width=8&lr=0.005&steps=240&penalty=off",
+    "step": "loss=step&seed=2&width=8&steps=240&penalty=off",
+    "memory": "beta2=0.9&width=8&seed=1&steps=240",
+    "scalar": "optimizer=scalar&lr=0.03&steps=240&penalty=off",
+    "gd": "optimizer=gd&lr=0.1&steps=320",
     "valley": "loss=valley&optimizer=gd&lr=0.2&steps=480",
     "valley-rmsprop": "loss=valley&lr=0.02&steps=320",
     "bowl": "loss=bowl&lr=0.05&steps=320",

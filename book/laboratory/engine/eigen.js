@@ -29,16 +29,26 @@ export function orthonormal(p, vectors, before = []) {
  * @returns {{values: number[], U: Float64Array[], HU: Float64Array[], residual: number}}
  */
 export function topEigenpairs(here, p, guess, count, tol, most = 200) {
-  let S = orthonormal(p, guess), HS = S.map((u) => here.product(u)), residual = Infinity;
+  let S = orthonormal(p, guess),
+    HS = S.map((u) => here.product(u)),
+    residual = Infinity;
   const k = S.length;
   for (let iteration = 0; ; iteration++) {
     const { values, vectors } = eigh(S.map((u) => HS.map((h) => dot(u, h))));
-    const U = vectors.slice(0, k).map((c) => combine(c, S)), HU = vectors.slice(0, k).map((c) => combine(c, HS));
+    const U = vectors.slice(0, k).map((c) => combine(c, S)),
+      HU = vectors.slice(0, k).map((c) => combine(c, HS));
     const rest = HU.map((h, j) => h.map((x, i) => x / p[i] - values[j] * U[j][i]));
     const sizes = rest.map((r) => Math.sqrt(inner(p, r, r)));
     residual = Math.max(...sizes.slice(0, count)) / Math.max(Math.abs(values[0]), 1e-30);
     if (residual <= tol || iteration === most || k === p.length) return { values: values.slice(0, k), U, HU, residual };
-    const R = orthonormal(p, rest.filter((_, j) => sizes[j] > 1e-12), U);
-    [S, HS] = [[...U, ...R], [...HU, ...R.map((u) => here.product(u))]];
+    const R = orthonormal(
+      p,
+      rest.filter((_, j) => sizes[j] > 1e-12),
+      U,
+    );
+    [S, HS] = [
+      [...U, ...R],
+      [...HU, ...R.map((u) => here.product(u))],
+    ];
   }
 }

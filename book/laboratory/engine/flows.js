@@ -1,7 +1,7 @@
 // One step of the stable flow and of the central flow. With c = (1-β₂)/β₂ and Σ = UXUᵀ over the critical eigenvectors U
 // of P⁻¹H, those with eigenvalues near 2,
 //
-//     dw/dt = -P⁻¹ (∇L + ½ ∇⟨Σ, H⟩)                       equation (central-flow) of the book
+//     dw/dt = -P⁻¹ (∇L + ½ ∇⟨Σ, H⟩)                       equation eq-central-flow of the book
 //     dν/dt = c (moment(∇L² + 4p² ⊙ diag Σ) - ν)
 //
 // Σ = 0 gives the stable flow. Over a step the matrix 2P - H seen along U moves as A + dt (α + B[X]), so that X solves
@@ -33,7 +33,8 @@ function velocity({ opt, p, own, dw, dnu }, sigma) {
  * basis of symmetric matrices.
  */
 function rowsOf({ U, T }) {
-  const at = pairs(U.length), scale = ([a, b]) => (a === b ? 1 : Math.SQRT2);
+  const at = pairs(U.length),
+    scale = ([a, b]) => (a === b ? 1 : Math.SQRT2);
   return {
     products: at.map((ab) => U[ab[0]].map((x, i) => scale(ab) * x * U[ab[1]][i])),
     third: at.map((ab) => T[ab[0]][ab[1]].map((x) => scale(ab) * x)),
@@ -41,19 +42,28 @@ function rowsOf({ U, T }) {
 }
 
 /**
- * How fast 2P - H changes along U, α + B[X]: equation (mechanisms).
+ * How fast 2P - H changes along U, α + B[X]: equation eq-mechanisms.
  *     α = 2Uᵀ diag(ṗ₀) U - ∇H[U, U]·ẇ₀,  B[X, Y] = ½⟨∇H[Y], P⁻¹∇H[X]⟩ + 2⟨diag UYUᵀ, ∂p/∂ν c moment(4p² ⊙ diag UXUᵀ)⟩
  */
 function driftOf({ opt, nu, t, p, dw, dnu }, { products, third }, [from, to], penalised) {
-  const slope = opt.slope(nu, t), spread = opt.spread(dnu);
+  const slope = opt.slope(nu, t),
+    spread = opt.spread(dnu);
   const [before, after] = [opt.preconditioner(nu, from), opt.preconditioner(nu, to)]; // the bias correction's part
   const dp = slope.map((x, i) => x * spread[i] + (after[i] - before[i]) / (to - from));
   const alpha = products.map((q, j) => 2 * dot(q, dp) - dot(third[j], dw));
   const growth = products.map((q) => opt.spread(opt.moment(q.map((x, i) => 4 * p[i] * p[i] * x))));
-  const weights = slope.map((x) => 2 * opt.rate * x), inverse = p.map((x) => 1 / x);
-  const B = products.map((q, a) => Float64Array.from(products, (_, b) =>
-    (a < b ? 0 : inner(weights, q, growth[b]) + (penalised ? inner(inverse, third[a], third[b]) / 2 : 0))));
-  B.forEach((row, a) => row.forEach((_, b) => { if (a < b) row[b] = B[b][a]; }));
+  const weights = slope.map((x) => 2 * opt.rate * x),
+    inverse = p.map((x) => 1 / x);
+  const B = products.map((q, a) =>
+    Float64Array.from(products, (_, b) =>
+      a < b ? 0 : inner(weights, q, growth[b]) + (penalised ? inner(inverse, third[a], third[b]) / 2 : 0),
+    ),
+  );
+  B.forEach((row, a) =>
+    row.forEach((_, b) => {
+      if (a < b) row[b] = B[b][a];
+    }),
+  );
   return { alpha, B };
 }
 
@@ -66,8 +76,14 @@ function oscillation(X, { products, third }, penalised, n) {
 
 /** X of a step, which makes complementarity hold at its end. */
 function covariance(A, dt, { alpha, B }) {
-  const end = toMatrix(toVector(A).map((a, j) => a + dt * alpha[j]), A.length);
-  return solve(end, B.map((row) => row.map((b) => dt * b)));
+  const end = toMatrix(
+    toVector(A).map((a, j) => a + dt * alpha[j]),
+    A.length,
+  );
+  return solve(
+    end,
+    B.map((row) => row.map((b) => dt * b)),
+  );
 }
 
 /**
@@ -79,12 +95,21 @@ function covariance(A, dt, { alpha, B }) {
  * @returns the state at t + dt; X and its residual; `bend`, the second-order part of the step relative to the first
  */
 export function advance(f, opt, { w, nu, t }, dt, g, critical, penalised) {
-  const start = pointOf(opt, nu, t, g), span = [t, t + dt];
-  let X = [], residual = 0, sigma = null, rows, first, A;
+  const start = pointOf(opt, nu, t, g),
+    span = [t, t + dt];
+  let X = [],
+    residual = 0,
+    sigma = null,
+    rows,
+    first,
+    A;
   if (critical?.U.length) {
     rows = rowsOf(critical);
     const { values, vectors } = eigh(critical.A); // from beyond the edge, not all at once
-    A = toMatrix(toVector(critical.A).map((x) => x), critical.A.length);
+    A = toMatrix(
+      toVector(critical.A).map((x) => x),
+      critical.A.length,
+    );
     vectors.forEach((v, j) => {
       const lift = Math.max(values[j], -RECOVERY * dt) - values[j];
       if (lift > 0) v.forEach((x, a) => v.forEach((y, b) => (A[a][b] += lift * x * y)));

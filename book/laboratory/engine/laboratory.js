@@ -6,7 +6,15 @@ import { Central, Discrete, Stable } from "./processes.js";
 import { inner } from "./linear.js";
 
 export const DEFAULTS = {
-  problem: "network", width: 20, curve: "wave", seed: 0, optimizer: "rmsprop", lr: 3e-3, beta2: 0.99, changes: [], targets: null,
+  problem: "network",
+  width: 20,
+  curve: "wave",
+  seed: 0,
+  optimizer: "rmsprop",
+  lr: 3e-3,
+  beta2: 0.99,
+  changes: [],
+  targets: null,
 };
 const KEEP_EVERY = 100; // steps between two states that one can go back to
 const COORDS = 6; // weights whose ν is recorded
@@ -29,7 +37,9 @@ export class Laboratory {
     this.step = 0;
     const opt = this.optimizer();
     this.processes = { optimizer: new Discrete(f, w), stable: new Stable(f, w, opt), central: new Central(f, w, opt) };
-    this.coords = Array.from({ length: Math.min(COORDS, f.dim) }, (_, j) => Math.round((j * (f.dim - 1)) / Math.max(1, Math.min(COORDS, f.dim) - 1)));
+    this.coords = Array.from({ length: Math.min(COORDS, f.dim) }, (_, j) =>
+      Math.round((j * (f.dim - 1)) / Math.max(1, Math.min(COORDS, f.dim) - 1)),
+    );
     this.kept = new Map(); // states, which are values
     this.rows = [];
     this.look();
@@ -37,7 +47,10 @@ export class Laboratory {
 
   /** The learning rate at a step: that of the last change before it. */
   get lr() {
-    return this.settings.changes.reduce((lr, change) => (change.lr && change.step <= this.step ? change.lr : lr), this.settings.lr);
+    return this.settings.changes.reduce(
+      (lr, change) => (change.lr && change.step <= this.step ? change.lr : lr),
+      this.settings.lr,
+    );
   }
 
   optimizer() {
@@ -50,13 +63,25 @@ export class Laboratory {
     const { processes, settings, step } = this;
     if (step % KEEP_EVERY === 0) this.kept.set(step, processes);
     const last = settings.changes.filter((c) => "penalty" in c && c.step <= step).at(-1);
-    const ablated = !last || last.penalty ? null : processes.ablated ?? Object.assign(processes.central.clone(), { penalised: false });
-    this.now = Object.fromEntries(Object.entries({ ...processes, ablated }).filter(([, p]) => p).map(([name, p]) => [name, p.clone()]));
-    if (settings.changes.some((c) => "lr" in c && c.step === step)) { // it may have put a flow beyond the edge
+    const ablated =
+      !last || last.penalty
+        ? null
+        : (processes.ablated ?? Object.assign(processes.central.clone(), { penalised: false }));
+    this.now = Object.fromEntries(
+      Object.entries({ ...processes, ablated })
+        .filter(([, p]) => p)
+        .map(([name, p]) => [name, p.clone()]),
+    );
+    if (settings.changes.some((c) => "lr" in c && c.step === step)) {
+      // it may have put a flow beyond the edge
       for (const name of ["central", "ablated"]) if (this.now[name]) this.now[name].settled = false;
     }
     const opt = this.optimizer();
-    this.seen = Object.fromEntries(Object.entries(this.now).filter(([, p]) => !p.end).map(([name, p]) => [name, p.observe(opt)]));
+    this.seen = Object.fromEntries(
+      Object.entries(this.now)
+        .filter(([, p]) => !p.end)
+        .map(([name, p]) => [name, p.observe(opt)]),
+    );
     this.rows[step] = this.row();
   }
 
@@ -84,13 +109,28 @@ export class Laboratory {
       }
       const nu = here.nu.length === this.f.dim ? (i) => here.nu[i] : () => here.nu[0];
       const one = {
-        loss: here.loss, predicted_loss: here.predicted ?? here.loss, eigenvalues: here.eigenvalues ?? null,
-        variances: here.variances ?? [], nu_sum: (here.nu.reduce((s, x) => s + x, 0) * this.f.dim) / here.nu.length,
-        p_sum: here.p.reduce((s, x) => s + x, 0), nu: coords.map(nu), w: this.f.dim === 2 ? [...here.w] : null, end: process.end, doubt: process.doubt ?? "",
+        loss: here.loss,
+        predicted_loss: here.predicted ?? here.loss,
+        eigenvalues: here.eigenvalues ?? null,
+        variances: here.variances ?? [],
+        nu_sum: (here.nu.reduce((s, x) => s + x, 0) * this.f.dim) / here.nu.length,
+        p_sum: here.p.reduce((s, x) => s + x, 0),
+        nu: coords.map(nu),
+        w: this.f.dim === 2 ? [...here.w] : null,
+        distance: 0,
+        end: process.end,
+        doubt: process.doubt ?? "",
       };
       if (name !== "optimizer" && there) {
         one.distance = Math.hypot(...here.w.map((x, i) => x - there.w[i]));
-        if (here.axes?.length) one.displacement = here.axes.map((axis) => inner(here.p, axis, there.w.map((x, i) => x - here.w[i])));
+        if (here.axes?.length)
+          one.displacement = here.axes.map((axis) =>
+            inner(
+              here.p,
+              axis,
+              there.w.map((x, i) => x - here.w[i]),
+            ),
+          );
       }
       row[name] = one;
     }
@@ -100,7 +140,11 @@ export class Laboratory {
   /** The network as the optimizer and the flow have it, for the picture of the fit. */
   fit(inputs) {
     if (!this.f.outputs) return null;
-    return Object.fromEntries(Object.entries(this.now).filter(([, p]) => !p.end).map(([name, p]) => [name, this.f.outputs(p.w, inputs)]));
+    return Object.fromEntries(
+      Object.entries(this.now)
+        .filter(([, p]) => !p.end)
+        .map(([name, p]) => [name, this.f.outputs(p.w, inputs)]),
+    );
   }
 
   /** Back to a step that was, by way of the last state kept before it. */
@@ -116,7 +160,12 @@ export class Laboratory {
 
   /** Change the learning rate, or switch the penalty on or off, from the present step on. */
   change(what) {
-    this.settings.changes = [...this.settings.changes.filter((c) => c.step < this.step || (c.step === this.step && !Object.keys(what).some((k) => k in c))), { step: this.step, ...what }];
+    this.settings.changes = [
+      ...this.settings.changes.filter(
+        (c) => c.step < this.step || (c.step === this.step && !Object.keys(what).some((k) => k in c)),
+      ),
+      { step: this.step, ...what },
+    ];
     this.look();
   }
 }

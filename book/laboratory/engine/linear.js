@@ -39,15 +39,17 @@ export function eigh(matrix) {
   const V = zeros(n);
   for (let i = 0; i < n; i++) V[i][i] = 1;
   for (let sweep = 0; sweep < 60; sweep++) {
-    let off = 0, size = 0;
-    for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) (i === j ? (size += A[i][i] ** 2) : (off += A[i][j] ** 2));
+    let off = 0,
+      size = 0;
+    for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) i === j ? (size += A[i][i] ** 2) : (off += A[i][j] ** 2);
     if (!(off > 1e-30 * size)) break;
     for (let i = 0; i < n; i++) {
       for (let j = i + 1; j < n; j++) {
         if (A[i][j] === 0) continue;
         const half = (A[j][j] - A[i][i]) / (2 * A[i][j]);
         const t = (half < 0 ? -1 : 1) / (Math.abs(half) + Math.hypot(half, 1));
-        const c = 1 / Math.hypot(t, 1), s = t * c;
+        const c = 1 / Math.hypot(t, 1),
+          s = t * c;
         for (let k = 0; k < n; k++) {
           const [x, y] = [A[i][k], A[j][k]];
           A[i][k] = c * x - s * y;

@@ -72,7 +72,9 @@ export class Network {
 
   /** From the input to the output: the m-th Taylor coefficients in s at the weights w + s u, from those before. */
   rise(orders, w, u, m, inputs) {
-    const { sizes, offsets } = this, N = inputs.length, last = sizes.length - 1;
+    const { sizes, offsets } = this,
+      N = inputs.length,
+      last = sizes.length - 1;
     if (m === 0) orders[0][0].a.set(inputs);
     for (let l = 1; l <= last; l++) {
       const [rows, columns, at] = [sizes[l], sizes[l - 1], offsets[l - 1]];
@@ -83,7 +85,8 @@ export class Network {
       if (m === 1 || (m > 1 && l > 1)) forward(z, u, at, rows, columns, orders[m - 1][l - 1].a, N);
       if (l === last) break;
       const [Z, A, S] = ["z", "a", "slope"].map((name) => orders.map((layers) => layers[l][name]));
-      for (let i = 0; i < rows * N; i++) { // a = tanh z has a′ = slope z′ with slope = 1 - a²
+      for (let i = 0; i < rows * N; i++) {
+        // a = tanh z has a′ = slope z′ with slope = 1 - a²
         if (m === 0) a[i] = Math.tanh(z[i]);
         else if (m === 1) a[i] = z[i] * S[0][i];
         else a[i] = z[i] * S[0][i] + (Z[1][i] * S[1][i]) / 2;
@@ -94,7 +97,9 @@ export class Network {
 
   /** From the output to the input: the m-th Taylor coefficients of the derivatives by each z, `delta`. */
   fall(orders, w, u, m) {
-    const { sizes, offsets, targets } = this, N = targets.length, last = sizes.length - 1;
+    const { sizes, offsets, targets } = this,
+      N = targets.length,
+      last = sizes.length - 1;
     const { z, delta } = orders[m][last];
     for (let e = 0; e < N; e++) delta[e] = (2 / N) * (m ? z[e] : z[e] - targets[e]);
     for (let l = last; l > 1; l--) {
@@ -104,7 +109,8 @@ export class Network {
       if (m) backward(back, u, at, rows, columns, orders[m - 1][l].delta, N);
       const below = orders[m][l - 1].delta.fill(0);
       for (let j = 0; j <= m; j++) {
-        const by = orders[j][l - 1].back, slope = orders[m - j][l - 1].slope;
+        const by = orders[j][l - 1].back,
+          slope = orders[m - j][l - 1].slope;
         for (let i = 0; i < columns * N; i++) below[i] += by[i] * slope[i];
       }
     }
@@ -112,10 +118,13 @@ export class Network {
 
   /** The m-th Taylor coefficient of ∇L(w + s u). */
   gradient(orders, m) {
-    const { sizes, offsets, dim } = this, N = this.targets.length, G = new Float64Array(dim);
+    const { sizes, offsets, dim } = this,
+      N = this.targets.length,
+      G = new Float64Array(dim);
     for (let l = 1; l < sizes.length; l++) {
       const [rows, columns, at] = [sizes[l], sizes[l - 1], offsets[l - 1]];
-      for (let j = 0; j <= m; j++) if (l > 1 || j === m) outer(G, at, rows, columns, orders[j][l].delta, orders[m - j][l - 1].a, N);
+      for (let j = 0; j <= m; j++)
+        if (l > 1 || j === m) outer(G, at, rows, columns, orders[j][l].delta, orders[m - j][l - 1].a, N);
       const { delta } = orders[m][l];
       for (let o = 0; o < rows; o++) for (let e = 0; e < N; e++) G[at + rows * columns + o] += delta[o * N + e];
     }

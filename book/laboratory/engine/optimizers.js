@@ -15,7 +15,11 @@ export function optimizer(name, lr, beta2, n) {
   const moment = (square) =>
     name === "rmsprop" ? square : Float64Array.of(adaptive ? square.reduce((sum, x) => sum + x, 0) : 0);
   return {
-    name, lr, beta2, moment, spread,
+    name,
+    lr,
+    beta2,
+    moment,
+    spread,
     /** c of the flows: ν_t - ν_{t-1} = c (g_t² - ν_t). */
     rate: adaptive ? (1 - beta2) / beta2 : 0,
     init: () => new Float64Array(size),

@@ -22,8 +22,10 @@ const EIG_TOL = 1e-3;
 const MAX_LOSS = 1e6; // times that at the start: the optimizer has diverged
 
 /** A block of vectors to begin the search for eigenvectors with: any that are not special. */
-const anyVectors = (n, k) => Array.from({ length: Math.min(n, k) }, (_, j) =>
-  Float64Array.from({ length: n }, (_, i) => Math.sin(1 + (i + 1) * (j + 1) * 1.7) + (i % k === j)));
+const anyVectors = (n, k) =>
+  Array.from({ length: Math.min(n, k) }, (_, j) =>
+    Float64Array.from({ length: n }, (_, i) => Math.sin(1 + (i + 1) * (j + 1) * 1.7) + (i % k === j)),
+  );
 
 const roughly = (x) => Number(x.toPrecision(3)).toString();
 
@@ -42,7 +44,8 @@ export class Discrete {
   observe(opt) {
     const { f, w, t } = this;
     const { loss, g } = f.at(w);
-    const nu = opt.update(this.nu ?? opt.init(), g), p = opt.preconditioner(nu, t);
+    const nu = opt.update(this.nu ?? opt.init(), g),
+      p = opt.preconditioner(nu, t);
     const following = w.map((x, i) => x - g[i] / p[i]);
     const seen = { loss, nu, p, w, following };
     if (this.before && (t - 1) % this.every === 0) {
@@ -60,7 +63,10 @@ export class Discrete {
     this.before = this.w;
     [this.w, this.nu, this.t] = [seen.following, seen.nu, this.t + 1];
     if (!(isFinite(this.w) && Math.abs(seen.loss) < MAX_LOSS * Math.max(Math.abs(this.first), 1e-6))) {
-      const why = this.top > 2 ? `the largest eigenvalue of P⁻¹H is ${roughly(this.top)}, above 2, and nothing lowers it in time` : "each step is longer than the one before";
+      const why =
+        this.top > 2
+          ? `the largest eigenvalue of P⁻¹H is ${roughly(this.top)}, above 2, and nothing lowers it in time`
+          : "each step is longer than the one before";
       this.end = `the optimizer diverges: ${why}. Use a smaller learning rate`;
     }
   }
@@ -97,20 +103,26 @@ class Flow {
   }
 }
 
-/** The stable flow, until its effective sharpness is far above 2: equation (stable-flow). */
+/** The stable flow, until its effective sharpness is far above 2: equation eq-stable-flow. */
 export class Stable extends Flow {
   observe(opt) {
-    const here = this.f.at(this.w), { loss, g } = here;
+    const here = this.f.at(this.w),
+      { loss, g } = here;
     const p = opt.preconditioner(this.nu, this.t);
     const { values } = this.track(here, p, 2, 1);
     if (this.top > MAX_STABLE) {
-      this.stopped(`the effective sharpness of the stable flow is above ${MAX_STABLE}: it is far from the optimizer by now, and stiff`);
+      this.stopped(
+        `the effective sharpness of the stable flow is above ${MAX_STABLE}: it is far from the optimizer by now, and stiff`,
+      );
     }
     return { loss, predicted: loss, g, p, w: this.w, nu: this.nu, eigenvalues: values, variances: [] };
   }
 
   step(opt, seen) {
-    let count = this.count(opt), { g } = seen, state = this, retried = false;
+    let count = this.count(opt),
+      { g } = seen,
+      state = this,
+      retried = false;
     for (let j = 0; j < count; j++) {
       if (j) ({ g } = this.f.at(state.w));
       const next = advance(this.f, opt, state, 1 / count, g);
@@ -126,16 +138,26 @@ export class Stable extends Flow {
   }
 }
 
-/** The central flow: equation (central-flow); `penalised` false for that without its curvature penalty. */
+/** The central flow: equation eq-central-flow; `penalised` false for that without its curvature penalty. */
 export class Central extends Flow {
   constructor(f, w, opt, penalised = true, substeps = 2) {
     super(f, w, opt);
-    Object.assign(this, { penalised, substeps, k: 0, finer: 1, checked: 0, settled: false, axes: [], anharmonic: false });
+    Object.assign(this, {
+      penalised,
+      substeps,
+      k: 0,
+      finer: 1,
+      checked: 0,
+      settled: false,
+      axes: [],
+      anharmonic: false,
+    });
   }
 
   /** Eigenpairs, those that are critical, and their third derivatives: all afresh. */
   refresh(here, p) {
-    let size = Math.max(TRACKED, this.k + 2), found;
+    let size = Math.max(TRACKED, this.k + 2),
+      found;
     for (;;) {
       found = this.track(here, p, size, Math.min(this.k + 1, MAX_CRITICAL));
       const near = found.values.filter((x, j) => x > (j < this.k ? STAYS_CRITICAL : CRITICAL)).length;
@@ -145,17 +167,20 @@ export class Central extends Flow {
       }
       size += 2;
     }
-    const U = found.U.slice(0, this.k), HU = found.HU.slice(0, this.k);
+    const U = found.U.slice(0, this.k),
+      HU = found.HU.slice(0, this.k);
     const A = U.map((u, a) => U.map((v, b) => 2 * inner(p, u, v) - (dot(u, HU[b]) + dot(v, HU[a])) / 2));
     return { values: found.values, critical: { A, U, T: thirdDerivatives(here, U) } };
   }
 
   observe(opt) {
     const { f, w, nu, t } = this;
-    const here = f.at(w), { loss, g } = here;
+    const here = f.at(w),
+      { loss, g } = here;
     const p = opt.preconditioner(nu, t);
     const { values, critical } = this.refresh(here, p);
-    if (this.top > MAX_CENTRAL) this.stopped(`the largest eigenvalue of P⁻¹H along the flow is ${roughly(this.top)}, far beyond 2`);
+    if (this.top > MAX_CENTRAL)
+      this.stopped(`the largest eigenvalue of P⁻¹H along the flow is ${roughly(this.top)}, far beyond 2`);
     if (this.settled && this.top > 2 + MAX_ESCAPE) this.finer = Math.min(2 * this.finer, MAX_FINER);
     else if (this.finer > 1 && this.top < 2 + MAX_ESCAPE / 4) this.finer /= 2;
     let count = this.count(opt, this.substeps * this.finer);
@@ -170,7 +195,20 @@ export class Central extends Flow {
     const { variances, axes } = this.principal(critical.U, first.X, p);
     this.examine(loss, variances, axes, first.residual);
     const trace = variances.reduce((sum, x) => sum + x, 0);
-    return { loss, predicted: loss + trace, g, p, w, nu, eigenvalues: values, variances, axes, first, count, trusted: !this.doubt };
+    return {
+      loss,
+      predicted: loss + trace,
+      g,
+      p,
+      w,
+      nu,
+      eigenvalues: values,
+      variances,
+      axes,
+      first,
+      count,
+      trusted: !this.doubt,
+    };
   }
 
   /** P-orthonormal eigenvectors of Σ, and the variances along them. */
@@ -179,7 +217,8 @@ export class Central extends Flow {
     const { values, vectors } = eigh(X);
     const variances = values.map((x) => (x > 1e-12 * values[0] ? x : 0));
     const axes = vectors.map((v) => combine(v, U));
-    axes.forEach((axis) => { // keep their directions from step to step
+    axes.forEach((axis) => {
+      // keep their directions from step to step
       const overlaps = this.axes.map((old) => inner(p, old, axis));
       const nearest = overlaps.reduce((best, x) => (Math.abs(x) > Math.abs(best) ? x : best), 0);
       if (nearest < 0) for (let i = 0; i < axis.length; i++) axis[i] = -axis[i];
@@ -190,14 +229,18 @@ export class Central extends Flow {
 
   /** Why the flow is not to be trusted, if so. */
   examine(loss, [variance = 0], [axis], residual) {
-    if (variance > 2 * this.checked || (this.anharmonic && variance < this.checked / 2)) { // another size: look again
+    if (variance > 2 * this.checked || (this.anharmonic && variance < this.checked / 2)) {
+      // another size: look again
       [this.checked, this.anharmonic] = [variance, variance > 0 && this.isAnharmonic(loss, variance, axis)];
     }
     this.doubt =
-      this.top > MAX_TRUSTED ? `the largest eigenvalue along the flow is ${roughly(this.top)}, above 2: ${this.settled ? "it was not held there" : "the flow is beyond the edge of stability, and has to come down"}`
-      : residual > MAX_RESIDUAL ? "the complementarity problem could not be solved"
-      : this.anharmonic ? "the oscillation that would hold the eigenvalues at 2 is too wide for a second-order expansion of the loss"
-      : "";
+      this.top > MAX_TRUSTED
+        ? `the largest eigenvalue along the flow is ${roughly(this.top)}, above 2: ${this.settled ? "it was not held there" : "the flow is beyond the edge of stability, and has to come down"}`
+        : residual > MAX_RESIDUAL
+          ? "the complementarity problem could not be solved"
+          : this.anharmonic
+            ? "the oscillation that would hold the eigenvalues at 2 is too wide for a second-order expansion of the loss"
+            : "";
   }
 
   /** Whether the loss across the oscillation is far from what its second derivatives say. */
@@ -217,6 +260,9 @@ export class Central extends Flow {
     }
     [this.w, this.nu, this.t] = [state.w, state.nu, Math.round(state.t)];
     if (!isFinite(this.w)) this.stopped("the flow is no longer finite");
-    else if (state.residual > 1e-2) this.stopped("no oscillation lowers the eigenvalue that has reached 2: the complementarity problem has no solution");
+    else if (state.residual > 1e-2)
+      this.stopped(
+        "no oscillation lowers the eigenvalue that has reached 2: the complementarity problem has no solution",
+      );
   }
 }

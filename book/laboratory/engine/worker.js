@@ -5,12 +5,27 @@ import { Laboratory } from "./laboratory.js";
 const CHUNK = 30; // milliseconds between two answers, about
 const MAX_STEPS = 5000;
 
-let lab = null, data = null, playing = false, rate = Infinity, until = MAX_STEPS, sent = 0, due = 0;
+let run = 0,
+  lab = null,
+  data = null,
+  playing = false,
+  rate = Infinity,
+  until = MAX_STEPS,
+  sent = 0,
+  due = 0;
 
 function answer(extra = {}) {
   const rows = lab.rows.slice(sent);
   postMessage({
-    from: sent, rows, step: lab.step, settings: lab.settings, dim: lab.f.dim, playing, curve: lab.fit(data.fine), ...extra,
+    run,
+    from: sent,
+    rows,
+    step: lab.step,
+    settings: lab.settings,
+    dim: lab.f.dim,
+    playing,
+    curve: lab.fit(data.fine),
+    ...extra,
   });
   sent = lab.rows.length;
 }
@@ -19,7 +34,7 @@ function answer(extra = {}) {
 function work() {
   if (!playing) return;
   const begin = performance.now();
-  const wanted = Math.max(1, Math.min(Math.round(rate * (begin - due) / 1000), 1000));
+  const wanted = Math.max(1, Math.min(Math.round((rate * (begin - due)) / 1000), 1000));
   due = begin;
   for (let i = 0; i < wanted && performance.now() - begin < CHUNK; i++) {
     if (lab.step >= until || !lab.advance()) {
@@ -32,7 +47,9 @@ function work() {
 }
 
 const orders = {
-  data(what) { data = what; },
+  data(what) {
+    data = what;
+  },
   /** A run from its beginning, up to a step. */
   load({ settings, steps = 0 }) {
     playing = false;
@@ -42,7 +59,8 @@ const orders = {
   },
   step(count) {
     playing = false;
-    for (let i = 0; i < count && lab.step < MAX_STEPS && lab.advance(); i++) if (i % 25 === 24) answer({ loading: true });
+    for (let i = 0; i < count && lab.step < MAX_STEPS && lab.advance(); i++)
+      if (i % 25 === 24) answer({ loading: true });
   },
   play({ speed, end }) {
     rate = speed || Infinity;
@@ -51,24 +69,29 @@ const orders = {
     if (!playing) setTimeout(work);
     playing = true;
   },
-  pause() { playing = false; },
+  pause() {
+    playing = false;
+  },
   change(what) {
     lab.change(what);
     sent = Math.min(sent, lab.step);
   },
-  back(step) {
+  back({ step, changes }) {
     playing = false;
+    lab.settings.changes = changes;
     lab.back(step);
     sent = 0;
   },
 };
 
-onmessage = ({ data: { order, value, id } }) => {
+onmessage = ({ data: { order, value, id, run: now } }) => {
+  run = now;
   try {
     orders[order](value);
     if (lab) answer({ id });
+    else postMessage({ id });
   } catch (error) {
     playing = false;
-    postMessage({ failed: String(error.stack ?? error), id });
+    postMessage({ failed: String(error.stack ?? error), id, run });
   }
 };

@@ -1,8 +1,16 @@
 // Charts on a canvas: axes, curves, bands. In dark mode a filter of the style sheet turns their lightness round.
 
 export const INK = {
-  optimizer: "#0072B2", average: "#56B4E9", stable: "#D55E00", central: "#111111", ablated: "#b0408f", threshold: "#8a8a8a",
-  doubt: "#bbbbbb", ghost: "#c9b28a", text: "#222222", grid: "#e2e2e2",
+  optimizer: "#0072B2",
+  average: "#56B4E9",
+  stable: "#D55E00",
+  central: "#111111",
+  ablated: "#b0408f",
+  threshold: "#8a8a8a",
+  doubt: "#bbbbbb",
+  ghost: "#c9b28a",
+  text: "#222222",
+  grid: "#e2e2e2",
 };
 /** The leading eigenvalues, and the directions of oscillation. */
 export const PALETTE = ["#2D1160", "#B73779", "#F1605D", "#FEB078", "#721F81", "#8a8a8a"];
@@ -11,10 +19,12 @@ const ROOM = { left: 46, right: 14, top: 8, bottom: 26 };
 
 /** Round numbers between two others. */
 function ticks(low, high, count) {
-  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
+  const rough = (high - low) / count,
+    power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((x) => x * power).find((x) => x >= rough * 0.999);
   const found = [];
-  for (let x = Math.ceil(low / step - 1e-9) * step; x <= high + 1e-9 * step; x += step) found.push(Math.abs(x) < step / 1e6 ? 0 : x);
+  for (let x = Math.ceil(low / step - 1e-9) * step; x <= high + 1e-9 * step; x += step)
+    found.push(Math.abs(x) < step / 1e6 ? 0 : x);
   return found;
 }
 
@@ -35,8 +45,12 @@ export const short = (x) => {
  *   ranges of both axes; curves have `x`, `y` and `color`, and perhaps `width`, `dash`, `dots`, `alpha`, or `low` and
  *   `high` instead of `y` for a band; lines are horizontal, at some y
  */
-export function draw(canvas, { x: [left, right], y: [low, high], log = false, xlabel = "step", curves, lines = [], labels = [], marks = [] }) {
-  const scale = window.devicePixelRatio || 1, { clientWidth: w, clientHeight: h } = canvas;
+export function draw(
+  canvas,
+  { x: [left, right], y: [low, high], log = false, xlabel = "step", curves, lines = [], labels = [], marks = [] },
+) {
+  const scale = window.devicePixelRatio || 1,
+    { clientWidth: w, clientHeight: h } = canvas;
   if (!w || !h) return;
   if (canvas.width !== Math.round(w * scale) || canvas.height !== Math.round(h * scale)) {
     [canvas.width, canvas.height] = [Math.round(w * scale), Math.round(h * scale)];
@@ -50,7 +64,10 @@ export function draw(canvas, { x: [left, right], y: [low, high], log = false, xl
   const X = (x) => ROOM.left + ((x - left) / (right - left || 1)) * wide;
   const Y = (y) => ROOM.top + (1 - (of(y) - bottom) / (top - bottom || 1)) * tall;
   canvas.scales = {
-    X, Y, toX: (px) => left + ((px - ROOM.left) / wide) * (right - left), toY: (py) => low + (1 - (py - ROOM.top) / tall) * (high - low),
+    X,
+    Y,
+    toX: (px) => left + ((px - ROOM.left) / wide) * (right - left),
+    toY: (py) => low + (1 - (py - ROOM.top) / tall) * (high - low),
   };
 
   c.font = "11px system-ui, sans-serif";
@@ -59,10 +76,24 @@ export function draw(canvas, { x: [left, right], y: [low, high], log = false, xl
   c.fillStyle = INK.text;
   c.textBaseline = "middle";
   c.textAlign = "right";
-  const decades = log ? ticks(Math.ceil(bottom - 1e-9), Math.floor(top + 1e-9), Math.min(5, Math.max(1, Math.floor(top) - Math.ceil(bottom)))).filter(Number.isInteger) : [];
-  const levels = log && decades.length > 1 ? decades.map((d) => [10 ** d, power(d)]) : ticks(low, high, 4).filter((y) => !log || y > 0).map((y) => [y, short(y)]);
+  const decades = log
+    ? ticks(
+        Math.ceil(bottom - 1e-9),
+        Math.floor(top + 1e-9),
+        Math.min(5, Math.max(1, Math.floor(top) - Math.ceil(bottom))),
+      ).filter(Number.isInteger)
+    : [];
+  const levels =
+    log && decades.length > 1
+      ? decades.map((d) => [10 ** d, power(d)])
+      : ticks(low, high, 4)
+          .filter((y) => !log || y > 0)
+          .map((y) => [y, short(y)]);
   for (const [y, name] of levels) {
-    line([[left, y], [right, y]]);
+    line([
+      [left, y],
+      [right, y],
+    ]);
     c.fillText(name, ROOM.left - 5, Y(y));
   }
   c.textAlign = "center";
@@ -77,9 +108,17 @@ export function draw(canvas, { x: [left, right], y: [low, high], log = false, xl
   c.clip();
   c.strokeStyle = INK.threshold;
   c.setLineDash([5, 4]);
-  for (const y of lines) line([[left, y], [right, y]]);
+  for (const y of lines)
+    line([
+      [left, y],
+      [right, y],
+    ]);
   c.setLineDash([1, 3]);
-  for (const x of marks) line([[x, low], [x, high]]);
+  for (const x of marks)
+    line([
+      [x, low],
+      [x, high],
+    ]);
   for (const curve of curves) {
     c.globalAlpha = curve.alpha ?? 1;
     c.strokeStyle = c.fillStyle = curve.color;

@@ -7,12 +7,14 @@ export function element(parent, tag, properties = {}, attributes = {}) {
   return parent.appendChild(made);
 }
 
-export const button = (parent, textContent, onclick) => element(parent, "button", { type: "button", textContent, onclick });
+export const button = (parent, textContent, onclick) =>
+  element(parent, "button", { type: "button", textContent, onclick });
 
 let count = 0;
 
 function labelled(parent, label, make) {
-  const box = element(parent, "div", { className: "control" }), id = `cflows-lab-${(count += 1)}`;
+  const box = element(parent, "div", { className: "control" }),
+    id = `cflows-lab-${(count += 1)}`;
   element(box, "label", { htmlFor: id, textContent: label });
   return make(box, id);
 }
@@ -45,7 +47,10 @@ export function slider(parent, label, values, show, onchange) {
       timer = setTimeout(() => onchange(values[input.valueAsNumber]), PAUSE);
     });
     const set = (value) => {
-      const nearest = values.reduce((best, x, i) => (Math.abs(Math.log(x / value)) < Math.abs(Math.log(values[best] / value)) ? i : best), 0);
+      const nearest = values.reduce(
+        (best, x, i) => (Math.abs(Math.log(x / value)) < Math.abs(Math.log(values[best] / value)) ? i : best),
+        0,
+      );
       input.value = nearest;
       tell(value);
     };
@@ -54,7 +59,8 @@ export function slider(parent, label, values, show, onchange) {
 }
 
 export function toggle(parent, label, onchange) {
-  const box = element(parent, "div", { className: "control switch" }), id = `cflows-lab-${(count += 1)}`;
+  const box = element(parent, "div", { className: "control switch" }),
+    id = `cflows-lab-${(count += 1)}`;
   const input = element(box, "input", { type: "checkbox", id });
   element(box, "label", { htmlFor: id, textContent: label });
   input.addEventListener("change", () => onchange(input.checked));
@@ -62,7 +68,10 @@ export function toggle(parent, label, onchange) {
 }
 
 export function save(name, text, type) {
-  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(new Blob([text], { type })), download: name });
+  const link = Object.assign(document.createElement("a"), {
+    href: URL.createObjectURL(new Blob([text], { type })),
+    download: name,
+  });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
