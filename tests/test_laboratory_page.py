@@ -8,7 +8,7 @@ import laboratory
 import numpy as np
 import pytest
 from laboratory import EVERY, MENU, live
-from test_pages import PHONE, WIDE, Visit, browser  # noqa: F401
+from test_pages import PHONE, WIDE, Visit, browser, site  # noqa: F401
 
 REFERENCES = json.loads(laboratory.REFERENCES.read_text())
 MAX_BYTES = 150_000  # compressed, of all that a click loads
@@ -197,3 +197,39 @@ def test_it_runs_from_a_folder_and_with_reduced_motion(browser, folder):  # noqa
     page.click("button.load")
     page.wait_for_function("window.cflowsLab?.state().step === 60")
     context.close()
+
+
+def test_what_ran_can_be_taken_away(visit):
+    page = opened(visit, {"width": 8, "steps": 12})
+    page.locator("summary").click()
+    for name, begins in (("Table (CSV)", "step,lr,optimizer_loss"), ("Python", "import torch")):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=name, exact=True).click()
+        text = download.value.path().read_text(encoding="utf-8")
+        assert text.startswith(begins)
+    assert page.locator("pre").inner_text().strip() == text.strip() == laboratory.lines("width=8&steps=12").strip()
+
+
+def test_a_run_that_plays_can_be_left(visit):
+    """What comes late from a run that was left is not drawn into the next."""
+    page = opened(visit, {"width": 8})
+    page.get_by_label("speed").select_option("0")
+    for seed in (1, 2, 1):
+        page.evaluate("cflowsLab.play()")
+        page.wait_for_timeout(150)
+        page.evaluate("seed => cflowsLab.load({width: 8, seed, steps: 3})", seed)
+        assert [row["step"] for row in page.evaluate("cflowsLab.rows()")] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_chapter_opens_its_laboratory(browser, site, theme):  # noqa: F811
+    with Visit(browser, site, "book/laboratory", theme) as visit:
+        visit.page.locator("button.cflows-set").first.click()
+        visit.page.wait_for_function("window.cflowsLab?.state().step > 20")
+        visit.page.evaluate("cflowsLab.pause()")
+        assert visit.axe() == []
+        visit.page.set_viewport_size(PHONE)
+        visit.page.wait_for_timeout(300)
+        assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert visit.axe() == []
+        assert visit.wrong == []

@@ -32,6 +32,7 @@ const powers = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 const power = (x) => `10${x < 0 ? "⁻" : ""}${[...String(Math.abs(x))].map((d) => powers[d]).join("")}`;
 export const short = (x) => {
   if (!Number.isFinite(x)) return "–";
+  if (Math.abs(x) < 1e-12) return "0"; // rounding
   if (x !== 0 && (Math.abs(x) < 1e-3 || Math.abs(x) >= 1e5)) {
     const exponent = Math.floor(Math.log10(Math.abs(x)));
     return `${(x / 10 ** exponent).toFixed(1)}·${power(exponent)}`.replace("-", "−");

@@ -14,6 +14,7 @@ const ALL = {
   controls: "loss optimizer lr beta2 width seed penalty speed draw moment export",
 };
 const MAX_SAID = 3; // events in view
+const FRAME = 8; // milliseconds of drawing at a time
 const CALM = 1000; // milliseconds between two pictures for those who want less motion
 
 /** A laboratory in an element of the page. */
@@ -41,6 +42,8 @@ function laboratory(root) {
     remembered = null,
     known = {},
     frame = 0,
+    stale = 0,
+    changed = false,
     drawn = 0;
 
   // ---- The engine ----
@@ -108,16 +111,33 @@ function laboratory(root) {
     });
   new ResizeObserver(redraw).observe(panels);
 
+  /** All anew: as many panels in a frame as it has time for, the others in the next. */
   function redraw() {
-    frame ||= requestAnimationFrame((now) => {
-      frame = 0;
-      if (reduced && playing && now - drawn < CALM) return;
-      drawn = now;
-      for (const { panel, canvas } of canvases) panel.draw(canvas, view);
-      readout.textContent = words(view);
-      const wrong = warnings(view.rows.at(-1)).join(" ");
-      if (trouble.textContent !== wrong) trouble.textContent = wrong;
-    });
+    if (stale) changed = true;
+    else stale = canvases.length + 1;
+    frame ||= requestAnimationFrame(paint);
+  }
+  function paint(now) {
+    frame = 0;
+    const wait = reduced && playing && stale > canvases.length && now - drawn < CALM;
+    if (!wait) {
+      for (const begin = performance.now(); stale && performance.now() - begin < FRAME; stale--) {
+        if (stale > canvases.length) drawn = now;
+        const next = canvases[stale - 1];
+        if (next) next.panel.draw(next.canvas, view);
+        else tell();
+      }
+    }
+    if (!stale && changed) {
+      changed = false;
+      stale = canvases.length + 1;
+    }
+    if (stale) frame = requestAnimationFrame(paint);
+  }
+  function tell() {
+    readout.textContent = words(view);
+    const wrong = warnings(view.rows.at(-1)).join(" ");
+    if (trouble.textContent !== wrong) trouble.textContent = wrong;
   }
 
   /** Controls and legends as the settings are. */

@@ -2,7 +2,7 @@
 
 import { INK, PALETTE, draw } from "./chart.js";
 import { plane } from "./plane.js";
-import { extent } from "./series.js";
+import { extent, thin } from "./series.js";
 
 const WINDOW = 80; // steps in view of the oscillation
 const KERNEL = 8; // width of the optimizer's average, in steps
@@ -25,10 +25,11 @@ function flow(rows, process, name, style) {
   ];
 }
 
-/** Gaussian average over neighbouring steps. */
-function smooth(y) {
-  const reach = 3 * KERNEL,
-    weights = Array.from({ length: reach + 1 }, (_, d) => Math.exp((-d * d) / (2 * KERNEL * KERNEL)));
+/** Gaussian average over neighbouring steps, of a series at the steps x. */
+function smooth(x, y) {
+  const apart = x.length > 1 ? x[1] - x[0] : 1,
+    reach = Math.ceil((3 * KERNEL) / apart);
+  const weights = Array.from({ length: reach + 1 }, (_, d) => Math.exp(-((d * apart) ** 2) / (2 * KERNEL * KERNEL)));
   return y.map((_, i) => {
     let sum = 0,
       total = 0;
@@ -36,7 +37,8 @@ function smooth(y) {
       const v = y[i + d];
       if (v === undefined || v === null) continue;
       const weight = weights[Math.abs(d)];
-      [sum, total] = [sum + weight * v, total + weight];
+      sum += weight * v;
+      total += weight;
     }
     return total ? sum / total : null;
   });
@@ -57,7 +59,8 @@ export const PANELS = {
       ...(view.ghost ? [[INK.ghost, "last run"]] : []),
     ],
     draw(canvas, view) {
-      const { rows, ghost } = view,
+      const rows = thin(view.rows),
+        ghost = view.ghost && thin(view.ghost),
         x = steps(rows),
         loss = series(rows, "optimizer", "loss"),
         predicted = series(rows, "central", "predicted_loss");
@@ -78,10 +81,17 @@ export const PANELS = {
         marks: view.marks,
         curves: [
           ...(ghost
-            ? [{ x: steps(ghost), y: smooth(series(ghost, "optimizer", "loss")), color: INK.ghost, width: 2 }]
+            ? [
+                {
+                  x: steps(ghost),
+                  y: smooth(steps(ghost), series(ghost, "optimizer", "loss")),
+                  color: INK.ghost,
+                  width: 2,
+                },
+              ]
             : []),
           { x, y: loss, color: INK.average, width: 1, alpha: 0.5 },
-          { x, y: smooth(loss), color: INK.average, width: 4 },
+          { x, y: smooth(x, loss), color: INK.average, width: 4 },
           { x, y: series(rows, "stable", "loss"), color: INK.stable },
           ...flow(rows, "central", "loss", { color: INK.central, dash: [2, 3], width: 1.2 }),
           ...flow(rows, "ablated", "predicted_loss", { color: INK.ablated, dash: [6, 3] }),
@@ -99,9 +109,10 @@ export const PANELS = {
       ...(view.ghost ? [[INK.ghost, "last run"]] : []),
     ],
     draw(canvas, view) {
-      const { rows, ghost } = view,
+      const rows = thin(view.rows),
+        ghost = view.ghost && thin(view.ghost),
         x = steps(rows);
-      const seen = rows.filter((row) => row.optimizer?.eigenvalues);
+      const seen = thin(view.rows.filter((row) => row.optimizer?.eigenvalues));
       const of = (list, process, j) => list.map((row) => row[process]?.eigenvalues?.[j] ?? null);
       const high = Math.min(4, Math.max(2.6, extent([of(rows, "central", 0), of(seen, "optimizer", 0)])[1] * 1.05));
       draw(canvas, {
@@ -134,7 +145,7 @@ export const PANELS = {
       ...(view.ablated ? [[INK.ablated, "without penalty"]] : []),
     ],
     draw(canvas, view) {
-      const { rows } = view,
+      const rows = thin(view.rows),
         x = steps(rows),
         count = view.dim || 1;
       const of = (process) => rows.map((row) => (row[process]?.p_sum ? count / row[process].p_sum : null)); // harmonic mean
@@ -235,7 +246,7 @@ export const PANELS = {
       [INK.central, "central flow", true],
     ],
     draw(canvas, view) {
-      const { rows } = view,
+      const rows = thin(view.rows),
         x = steps(rows),
         count = rows[0]?.optimizer?.nu?.length ?? 0;
       const chosen = [...new Set([0, Math.floor(count / 3), Math.floor((2 * count) / 3), count - 1])].filter(
