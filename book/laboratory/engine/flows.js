@@ -76,14 +76,10 @@ function oscillation(X, { products, third }, penalised, n) {
 
 /** X of a step, which makes complementarity hold at its end. */
 function covariance(A, dt, { alpha, B }) {
-  const end = toMatrix(
-    toVector(A).map((a, j) => a + dt * alpha[j]),
-    A.length,
-  );
-  return solve(
-    end,
-    B.map((row) => row.map((b) => dt * b)),
-  );
+  const drift = toMatrix(alpha, A.length);
+  const end = A.map((row, a) => row.map((x, b) => x + dt * drift[a][b]));
+  const operator = B.map((row) => row.map((x) => dt * x));
+  return solve(end, operator);
 }
 
 /**
@@ -106,10 +102,7 @@ export function advance(f, opt, { w, nu, t }, dt, g, critical, penalised) {
   if (critical?.U.length) {
     rows = rowsOf(critical);
     const { values, vectors } = eigh(critical.A); // from beyond the edge, not all at once
-    A = toMatrix(
-      toVector(critical.A).map((x) => x),
-      critical.A.length,
-    );
+    A = critical.A.map((row) => Float64Array.from(row));
     vectors.forEach((v, j) => {
       const lift = Math.max(values[j], -RECOVERY * dt) - values[j];
       if (lift > 0) v.forEach((x, a) => v.forEach((y, b) => (A[a][b] += lift * x * y)));

@@ -5,7 +5,7 @@ import { topEigenpairs } from "./eigen.js";
 import { MAX_RESIDUAL, advance } from "./flows.js";
 import { thirdDerivatives } from "./network.js";
 
-export const CRITICAL = 1.8; // eigenvalues above it may come to oscillate
+const CRITICAL = 1.8; // eigenvalues above it may come to oscillate
 const STAYS_CRITICAL = 1.6; // those that did remain critical until they are below
 const MAX_CRITICAL = 6;
 const MAX_TRUSTED = 2.1; // a larger eigenvalue: what the flow predicts is not to be trusted
@@ -26,6 +26,9 @@ const anyVectors = (n, k) =>
   Array.from({ length: Math.min(n, k) }, (_, j) =>
     Float64Array.from({ length: n }, (_, i) => Math.sin(1 + (i + 1) * (j + 1) * 1.7) + (i % k === j)),
   );
+
+/** Steps in a unit of time, if so many of them bend so much. */
+const divided = (count, bend) => Math.min(Math.ceil((count * Math.min(bend, 10)) / MAX_BEND), MAX_SUBSTEPS);
 
 const roughly = (x) => Number(x.toPrecision(3)).toString();
 
@@ -76,7 +79,7 @@ export class Discrete {
 class Flow {
   constructor(f, w, opt) {
     const nu = opt.update(opt.init(), f.at(w).g); // ν after its next update
-    Object.assign(this, { f, w: Float64Array.from(w), nu, t: 1, dt: 1, end: "", doubt: "", guess: null, top: 0 });
+    Object.assign(this, { f, w: Float64Array.from(w), nu, t: 1, end: "", doubt: "", guess: null, top: 0 });
   }
 
   clone() {
@@ -97,10 +100,6 @@ class Flow {
   count(opt, least = 1) {
     return Math.max(least, Math.ceil(this.top / MAX_HEUN), Math.ceil(opt.rate));
   }
-
-  stopped(why) {
-    this.end = why;
-  }
 }
 
 /** The stable flow, until its effective sharpness is far above 2: equation eq-stable-flow. */
@@ -111,9 +110,7 @@ export class Stable extends Flow {
     const p = opt.preconditioner(this.nu, this.t);
     const { values } = this.track(here, p, 2, 1);
     if (this.top > MAX_STABLE) {
-      this.stopped(
-        `the effective sharpness of the stable flow is above ${MAX_STABLE}: it is far from the optimizer by now, and stiff`,
-      );
+      this.end = `the effective sharpness is above ${MAX_STABLE}, where the flow is stiff and far from the optimizer`;
     }
     return { loss, predicted: loss, g, p, w: this.w, nu: this.nu, eigenvalues: values, variances: [] };
   }
@@ -127,14 +124,14 @@ export class Stable extends Flow {
       if (j) ({ g } = this.f.at(state.w));
       const next = advance(this.f, opt, state, 1 / count, g);
       if (j === 0 && next.bend > MAX_BEND && count < MAX_SUBSTEPS && !retried) {
-        count = Math.min(Math.ceil((count * Math.min(next.bend, 10)) / MAX_BEND), MAX_SUBSTEPS);
+        count = divided(count, next.bend);
         [retried, j] = [true, -1];
         continue;
       }
       state = next;
     }
     [this.w, this.nu, this.t] = [state.w, state.nu, Math.round(state.t)];
-    if (!isFinite(this.w)) this.stopped("the stable flow runs away");
+    if (!isFinite(this.w)) this.end = "it runs away";
   }
 }
 
@@ -180,14 +177,14 @@ export class Central extends Flow {
     const p = opt.preconditioner(nu, t);
     const { values, critical } = this.refresh(here, p);
     if (this.top > MAX_CENTRAL)
-      this.stopped(`the largest eigenvalue of P⁻¹H along the flow is ${roughly(this.top)}, far beyond 2`);
+      this.end = `the largest eigenvalue of P⁻¹H along the flow is ${roughly(this.top)}, far beyond 2`;
     if (this.settled && this.top > 2 + MAX_ESCAPE) this.finer = Math.min(2 * this.finer, MAX_FINER);
     else if (this.finer > 1 && this.top < 2 + MAX_ESCAPE / 4) this.finer /= 2;
     let count = this.count(opt, this.substeps * this.finer);
     let first = advance(f, opt, this, 1 / count, g, critical, this.penalised);
     while (first.bend > MAX_BEND && count < MAX_SUBSTEPS) {
       const settled = first.bend <= 0.5;
-      count = Math.min(Math.ceil((count * Math.min(first.bend, 10)) / MAX_BEND), MAX_SUBSTEPS);
+      count = divided(count, first.bend);
       first = advance(f, opt, this, 1 / count, g, critical, this.penalised);
       if (settled) break;
     }
@@ -259,10 +256,8 @@ export class Central extends Flow {
       state = advance(this.f, opt, this, 1 / seen.count, here.g, critical, this.penalised);
     }
     [this.w, this.nu, this.t] = [state.w, state.nu, Math.round(state.t)];
-    if (!isFinite(this.w)) this.stopped("the flow is no longer finite");
+    if (!isFinite(this.w)) this.end = "the flow is no longer finite";
     else if (state.residual > 1e-2)
-      this.stopped(
-        "no oscillation lowers the eigenvalue that has reached 2: the complementarity problem has no solution",
-      );
+      this.end = "no oscillation lowers the eigenvalue that has reached 2: the complementarity problem has no solution";
   }
 }
