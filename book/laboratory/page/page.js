@@ -10,7 +10,7 @@ import { happened, warnings, words } from "./words.js";
 import { short } from "./chart.js";
 
 const ALL = {
-  panels: "loss spectrum fit displacement nu",
+  panels: "loss spectrum fit displacement nu steps",
   controls: "loss optimizer lr beta2 width seed penalty speed draw moment export",
 };
 const MAX_SAID = 3; // events in view
