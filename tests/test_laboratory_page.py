@@ -7,8 +7,8 @@ import re
 import laboratory
 import numpy as np
 import pytest
+from browsing import PHONE, WIDE, Visit
 from laboratory import EVERY, MENU, live
-from test_pages import PHONE, WIDE, Visit, browser, site  # noqa: F401
 
 REFERENCES = json.loads(laboratory.REFERENCES.read_text())
 MAX_BYTES = 150_000  # compressed, of all that a click loads
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def visit(browser, folder):  # noqa: F811
+def visit(browser, folder):
     with Visit(browser, folder, "page") as visit:
         yield visit
         assert visit.wrong == []
@@ -180,7 +180,7 @@ def test_a_button_of_the_text_sets_it(visit):
     assert state(visit.page)["settings"]["width"] == 8
 
 
-def test_a_small_instance_has_its_own_settings_and_leaves_the_address_alone(browser, folder):  # noqa: F811
+def test_a_small_instance_has_its_own_settings_and_leaves_the_address_alone(browser, folder):
     with Visit(browser, folder, "small") as visit:
         visit.page.click("button.load")
         visit.page.wait_for_function("window.cflowsLab?.state().step === 60")
@@ -190,7 +190,7 @@ def test_a_small_instance_has_its_own_settings_and_leaves_the_address_alone(brow
         assert visit.wrong == []
 
 
-def test_it_runs_from_a_folder_and_with_reduced_motion(browser, folder):  # noqa: F811
+def test_it_runs_from_a_folder_and_with_reduced_motion(browser, folder):
     context = browser.new_context(reduced_motion="reduce")
     page = context.new_page()
     page.goto(f"file://{folder}/small.html")
@@ -222,7 +222,7 @@ def test_a_run_that_plays_can_be_left(visit):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_chapter_opens_its_laboratory(browser, site, theme):  # noqa: F811
+def test_the_chapter_opens_its_laboratory(browser, site, theme):
     with Visit(browser, site, "book/laboratory", theme) as visit:
         visit.page.locator("button.cflows-set").first.click()
         visit.page.wait_for_function("window.cflowsLab?.state().step > 20")
