@@ -6,6 +6,7 @@ Its engine and its page are plain modules in ``book/laboratory``. A page loads t
 from __future__ import annotations
 
 import json
+import math
 import re
 from html import escape
 from pathlib import Path
@@ -93,12 +94,25 @@ class Place(nodes.General, nodes.Element):
     """Where a laboratory stands."""
 
 
+def poster() -> str:
+    """What to expect, lightly drawn: an eigenvalue that rises to 2 and stays, an optimizer that swings about it."""
+    flow = [max(40.0, 130 - 0.9 * x) for x in range(0, 401, 5)]
+    swing = [20 * math.sin(i / 6) ** 2 * (-1) ** i if y == 40 else 0 for i, y in enumerate(flow)]
+    optimizer = [y + away for y, away in zip(flow, swing, strict=True)]
+    curves = "".join(
+        f'<polyline points="{" ".join(f"{5 * i},{y:.0f}" for i, y in enumerate(curve))}" stroke="{color}"/>'
+        for curve, color in ((optimizer, "#0072B2"), (flow, "#111111"))
+    )
+    edge = '<path d="M0 40H400" stroke="#999999" stroke-dasharray="5 4"/>'
+    return f'<svg viewBox="0 0 400 140" preserveAspectRatio="none" aria-hidden="true">{edge}{curves}</svg>'
+
+
 def place(call: str, script: str, settings: str = "", panels: str = "", controls: str = "") -> str:
     """A poster with a button that loads the script, and asks it to begin here."""
     said = {"laboratory": settings, "panels": panels, "controls": controls, "script": script}
     options = " ".join(f'data-{name}="{escape(value)}"' for name, value in said.items())
     return (
-        f'<div class="cflows-laboratory" {options}><div class="poster">'
+        f'<div class="cflows-laboratory" {options}><div class="poster">{poster()}'
         f'<button type="button" class="load">{escape(call)}</button></div>'
         "<noscript>The laboratory trains in this page and needs JavaScript.</noscript></div>"
     )
