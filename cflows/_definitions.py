@@ -177,6 +177,7 @@ SMALL = {"eig_every": {"midpoint": 10} | dict.fromkeys(FLOWS[3:], 20), "replay_s
 CI = SMALL | {"task": CifarResNet(width=2, per_class=25, size=8)}
 LAPTOP = {"eig_every": {"midpoint": 5} | dict.fromkeys(FLOWS[3:], 10)}
 PAPER = LAPTOP | {"task": CifarResNet(width=16, blocks=3, per_class=250, size=32), "steps": 3000}
+LARGE = {"task": CifarResNet(per_class=250), "eig_every": {"midpoint": 10} | dict.fromkeys(FLOWS[3:], 10)}
 ALL = {"processes": ("discrete", "midpoint", *FLOWS)}
 WITHOUT = {"processes": ("discrete", "midpoint", "central", "ablated")}
 MLP = LAPTOP | ALL | {"task": CifarMLP(per_class=250), "burn_in": 50, "steps": 800, "branch_step": 400,
@@ -197,7 +198,8 @@ _add(
     RMSProp,
     ci=(1e-4, CI | ALL | {"burn_in": 430, "steps": 180, "branch_step": 150, "snapshot_every": 20,
                           "replay_from": (90, 165)}),
-    laptop=(3e-5, LAPTOP | ALL | {"branch_step": 600, "snapshot_every": 50, "replay_from": (400, 700)}),
+    laptop=(1e-4, LARGE | ALL | {"burn_in": 70, "steps": 600, "branch_step": 300, "snapshot_every": 50,
+                                 "replay_from": (400,)}),
     paper=(2e-5, PAPER | ALL | {"branch_step": 2000, "snapshot_every": 100, "replay_from": (1500, 2500)}),
 )  # fmt: skip
 _add(
