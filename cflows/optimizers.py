@@ -2,7 +2,7 @@
 
 All three take the step w ← w - g / p. They differ in the *moment* of the gradient that ν averages:
 g² for each weight, ‖g‖² for all, or nothing. `Optimizer` lists all that flows need of one. Another optimizer is a
-subclass, registered in `OPTIMIZERS`.
+subclass, registered in `OPTIMIZERS`. Those with momentum are in `cflows.momentum`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def _number(value: object, name: str) -> float:
 class Optimizer(ABC):
     """What the discrete process and the flows need of an optimizer w ← w - m / p(ν, t), p the diagonal of P.
 
-    What an oscillation adds to the mean squared gradient, `excess`, is equation :eq:`eq-mean-square`.
+    What an oscillation adds to the mean squared gradient, `excess`, is equation :eq:`eq-mean-square`. Without momentum
+    (``memory`` 0) m is the gradient.
 
     Parameters
     ----------
@@ -78,8 +79,20 @@ class Optimizer(ABC):
 
     @property
     def threshold(self) -> float:
-        """Eigenvalue of P⁻¹H at which the optimizer begins to oscillate along its eigenvector: 2 without momentum."""
-        return 2.0
+        """Eigenvalue of P⁻¹H at which the optimizer begins to oscillate along its eigenvector: 2 without momentum.
+
+        With it 2 (1+β₁) / (1-β₁), for a constant preconditioner: where w → -w, m is (1-β₁) / (1+β₁) of the gradient.
+        """
+        return 2 * (1 + self.memory) / (1 - self.memory)
+
+    @property
+    def memory(self) -> float:
+        """β₁ of the momentum m ← β₁m + (1-β₁)g; 0 without."""
+        return 0.0
+
+    def decay(self, t: float) -> float:
+        """Share of the weights that the t-th step takes away besides (decoupled weight decay); here 0."""
+        return 0.0
 
     @property
     @abstractmethod
@@ -109,7 +122,7 @@ class Optimizer(ABC):
     def momentum(
         self, m: Float[Tensor, "n"] | None, g: Float[Tensor, "n"], t: float
     ) -> tuple[Float[Tensor, "n"] | None, Float[Tensor, "n"]]:
-        """What the t-th step remembers of gradients, and what it divides by p; here nothing, and the gradient.
+        """What the t-th step remembers of gradients, and what it divides by p; nothing and g, or β₁m + (1-β₁)g twice.
 
         Parameters
         ----------
@@ -125,7 +138,10 @@ class Optimizer(ABC):
         m : Tensor (n,) or None
         direction : Tensor (n,)
         """
-        return None, g
+        if not self.memory:
+            return None, g
+        m = (1 - self.memory) * g if m is None else self.memory * m + (1 - self.memory) * g
+        return m, m
 
     def excess(self, p: Tensor, diag: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
         """What an oscillation adds to the mean squared gradient, θ²p² ⊙ diag Σ.

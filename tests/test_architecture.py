@@ -14,7 +14,7 @@ PACKAGE = ROOT / "cflows"
 # What a room may import is in its own line or above; see the table in book/architecture.md.
 LAYERS = [
     {"errors", "registry", "_deprecation", "files", "records", "_states", "averaging"},
-    {"critical", "quadratic", "optimizers", "eigen", "sdcp", "data", "models"},
+    {"critical", "quadratic", "optimizers", "momentum", "eigen", "sdcp", "data", "models"},
     {"objective", "modules"},
     {"differences", "flows", "stationary", "gauge"},
     {"processes"},

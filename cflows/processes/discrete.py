@@ -56,7 +56,9 @@ class Discrete(Process):
         assert seen.g is not None
         assert seen.p is not None
         m, direction = self.opt.momentum(state.m, seen.g, state.t)
-        following = seen.state.w - direction / seen.p
+        decay = self.opt.decay(seen.state.t)
+        w = (1 - decay) * seen.state.w if decay else seen.state.w
+        following = w - direction / seen.p
         return DiscreteObservation(**vars(replace(seen, state=replace(seen.state, m=m))), following=following)
 
     def step(self, seen: DiscreteObservation) -> DiscreteState:
