@@ -8,6 +8,7 @@ from . import experiments as experiments
 from . import files as files
 from . import flows as flows
 from . import gauge as gauge
+from . import leapfrog as leapfrog
 from . import metrics as metrics
 from . import models as models
 from . import modules as modules

@@ -119,6 +119,10 @@ class Adam(RMSProp):
     def _scale(self, t: float) -> float:
         return 1 - self.beta1**t if self.bias_correction else 1.0
 
+    def between(self, m: Float[Tensor, "n"] | None, g: Float[Tensor, "n"], t: float) -> Float[Tensor, "n"]:
+        """As of `Optimizer`, but in proportion to 1-β₁ᵗ, as after the step: (1-β₁ᵗ)g if all gradients were g."""
+        return super().between(m, g, t) * (self._scale(t) / self._scale(t - 0.5))
+
     def preconditioner(self, nu: Tensor, t: float) -> Tensor:
         """p = (1-β₁ᵗ)(√ν̂ + ε) / η, like ν."""
         return super().preconditioner(nu, t) * self._scale(t)

@@ -35,8 +35,7 @@ def _number(value: object, name: str) -> float:
 class Optimizer(ABC):
     """What the discrete process and the flows need of an optimizer w ← w - m / p(ν, t), p the diagonal of P.
 
-    What an oscillation adds to the mean squared gradient, `excess`, is equation :eq:`eq-mean-square`. Without momentum
-    (``memory`` 0) m is the gradient.
+    What an oscillation adds to the mean squared gradient, `excess`, is :eq:`eq-mean-square`. Without memory m is g.
 
     Parameters
     ----------
@@ -143,6 +142,31 @@ class Optimizer(ABC):
         m = (1 - self.memory) * g if m is None else self.memory * m + (1 - self.memory) * g
         return m, m
 
+    def between(self, m: Float[Tensor, "n"] | None, g: Float[Tensor, "n"], t: float) -> Float[Tensor, "n"]:
+        """The m of a flow that starts before the t-th step, with memory: it is half a step older than that of the step.
+
+        The step is w(t+1) - w(t) = -m / p. So its m is the velocity half a step later, and that of the step before half
+        a step earlier.
+
+        Parameters
+        ----------
+        m : Tensor (n,) or None
+            What the step before remembered; None at the first.
+        g : Tensor (n,)
+            Gradient.
+        t : float
+            Number of the step.
+
+        Returns
+        -------
+        Tensor (n,)
+            m_t with half a step's share of the gradient taken out, (m_t - (1-√β₁) g) / √β₁.
+        """
+        root = self.memory**0.5
+        after = self.momentum(m, g, t)[0]
+        assert after is not None
+        return (after - (1 - root) * g) / root
+
     def excess(self, p: Tensor, diag: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
         """What an oscillation adds to the mean squared gradient, θ²p² ⊙ diag Σ.
 
@@ -160,6 +184,21 @@ class Optimizer(ABC):
         Tensor (n,)
         """
         return self.threshold**2 * p.square() * diag
+
+    def momentum_excess(self, p: Tensor, diag: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """What an oscillation of period two adds to the mean square of m: it is (1-β₁) / (1+β₁) of the gradient there.
+
+        Parameters
+        ----------
+        p, diag
+            As of `excess`.
+
+        Returns
+        -------
+        Tensor (n,)
+            4p² ⊙ diag Σ, without weight decay: the way from an iterate to its opposite is a step.
+        """
+        return self.excess(p, diag) * ((1 - self.memory) / (1 + self.memory)) ** 2
 
     def moves(self, nu: Tensor) -> Tensor:
         """Whether a weight has ever had a gradient (bool, like ν): until then it is at rest."""

@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "registry", "_deprecation", "files", "records", "_states", "averaging"},
     {"critical", "quadratic", "optimizers", "momentum", "eigen", "sdcp", "data", "models"},
     {"objective", "modules"},
-    {"differences", "flows", "stationary", "gauge"},
+    {"differences", "flows", "leapfrog", "stationary", "gauge"},
     {"processes"},
     {"_options", "_run", "simulation"},
     {"tasks", "_definitions", "experiments", "store", "preconditioners", "metrics", "report", "survey"},
