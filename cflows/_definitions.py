@@ -15,6 +15,7 @@ import xarray as xr
 
 from . import ALGORITHM, store
 from ._deprecation import renamed
+from .momentum import Adam
 from .objective import Objective
 from .optimizers import OPTIMIZERS, GradientDescent, Optimizer, RMSProp, ScalarRMSProp
 from .registry import Registry
