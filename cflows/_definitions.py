@@ -234,23 +234,21 @@ _add(
 )
 
 ADAM = {"eig_every": {"midpoint": 5}, "processes": ("discrete", "midpoint", "stable", "central", "ablated"),
-        "steps": 350, "snapshot_every": 50, "replay_from": (300,)}  # fmt: skip
-ADAM_CI = ADAM | {"eig_every": {"midpoint": 10}, "steps": 40, "snapshot_every": 20, "replay_steps": 10,
-                  "replay_from": (20,)}  # fmt: skip
-for name, lr, burn_in, task, small in (
-    ("adam-mlp", 1e-3, 100, CifarMLP(per_class=50, size=8, width=32), CifarMLP(per_class=10, size=8, width=8)),
-    ("adam-cnn", 2e-3, 150, CifarCNN(per_class=50, size=8, width=8), CifarCNN(per_class=10, size=8, width=4)),
-    ("adam-resnet", 2e-3, 100, CifarResNet(per_class=50, size=8, width=4), CifarResNet(per_class=5, size=8, width=2)),
-    ("adam-transformer", 5e-3, 150, SortingTransformer(sequences=64, width=16, depth=1),
-     SortingTransformer(sequences=16, width=8, depth=1)),
+        "steps": 350, "snapshot_every": 349, "replay_from": (300,)}  # fmt: skip
+ADAM_CI = ADAM | {"eig_every": {"midpoint": 5}, "steps": 26, "snapshot_every": 25, "replay_steps": 10,
+                  "replay_from": (15,)}  # fmt: skip
+for name, (lr, burn_in, task), (small_lr, small_burn_in, small) in (
+    ("adam-mlp", (1e-3, 100, CifarMLP(per_class=50, size=8, width=32)),
+     (1e-2, 235, CifarMLP(per_class=10, size=8, width=8))),
+    ("adam-cnn", (2e-3, 150, CifarCNN(per_class=50, size=8, width=8)),
+     (1e-2, 65, CifarCNN(per_class=10, size=8, width=4))),
+    ("adam-resnet", (2e-3, 100, CifarResNet(per_class=50, size=8, width=4)),
+     (1e-2, 20, CifarResNet(per_class=5, size=8, width=2))),
+    ("adam-transformer", (5e-3, 150, SortingTransformer(sequences=64, width=16, depth=1)),
+     (3e-2, 150, SortingTransformer(sequences=16, width=8, depth=1))),
 ):  # fmt: skip
-    _add(
-        name,
-        Adam,
-        ci=(lr, ADAM_CI | {"burn_in": burn_in, "task": small}),
-        laptop=(lr, ADAM | {"burn_in": burn_in, "task": task}),
-        paper=(lr, ADAM | {"burn_in": burn_in, "task": task}),
-    )
+    normal = lr, ADAM | {"burn_in": burn_in, "task": task}
+    _add(name, Adam, ci=(small_lr, ADAM_CI | {"burn_in": small_burn_in, "task": small}), laptop=normal, paper=normal)
 
 
 @renamed(**OLD_NAMES)

@@ -363,7 +363,9 @@ def step(
     return Step(w, (nu + dt * (dnu + dnu_end) / 2).clamp(min=0), X, A, mean, float(second_order))
 
 
-def expected(critical: Critical, dt: float, threshold: float) -> tuple[Critical, Pairs, Float[np.ndarray, "k k"]]:
+def expected(
+    critical: Critical, dt: float, threshold: float, recovery: float = 1.0
+) -> tuple[Critical, Pairs, Float[np.ndarray, "k k"]]:
     """What is critical as it is expected in the middle of a step, and A at its start, with what the drift misses.
 
     Parameters
@@ -374,6 +376,8 @@ def expected(critical: Critical, dt: float, threshold: float) -> tuple[Critical,
         Length of the step.
     threshold : float
         θ.
+    recovery : float
+        Share of an excess over the threshold that the step is to make up for.
 
     Returns
     -------
@@ -383,6 +387,7 @@ def expected(critical: Critical, dt: float, threshold: float) -> tuple[Critical,
     """
     critical = critical.after(dt / 2)
     a, V = np.linalg.eigh(critical.A)
+    a = np.where(a < 0, recovery * a, a)
     A = (V * np.maximum(a, -MIN_RECOVERY_RATE * threshold * dt)) @ V.T  # from beyond the edge, not all at once
     A = A + dt * critical.missed
     return critical, Pairs.of(critical), (A + A.T) / 2

@@ -41,9 +41,10 @@ def step(
     """Advance a flow with momentum by dt: m by half a step, w by a step, m by the other half. Costs one gradient.
 
     The penalty of a step acts on m at its start, where it stops what would raise an eigenvalue beyond θ. If it went on
-    at the end, what has been stopped would be thrown back.
+    at the end, what has been stopped would be thrown back. An excess over θ it makes up for no faster than m forgets:
+    so far does it coast.
 
-    Without ``critical`` it is the stable flow, otherwise the central flow.
+    Without ``critical`` it is the stable flow, otherwise the central flow, equation :eq:`eq-adam-flow`.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ def step(
         return w + dt * (at.dw - felt * sigma.penalty / at.own)
 
     if critical is not None:
-        critical, pairs, A = expected(critical, dt, opt.threshold)
+        critical, pairs, A = expected(critical, dt, opt.threshold, 1 - half**2)
         first = middle(g).drift(critical, span, pairs)
         most = MAX_DEVIATION**2 * max(float((start.p * x.square()).sum()) for x in (w, f.w0, g / start.p))
         X = covariance(A, dt, first.delayed(felt), most, opt.threshold, w.dtype)

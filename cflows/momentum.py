@@ -78,6 +78,7 @@ class HeavyBall(GradientDescent):
 class Adam(RMSProp):
     """Adam :cite:`kingma2015`: m ← β₁m + (1-β₁)g, ν ← β₂ν + (1-β₂)g², then w ← w - m̂ / (√ν̂ + ε) · η.
 
+    Equation :eq:`eq-adam`, with an ε; its threshold is :eq:`eq-adam-threshold`.
     Both start at zero; with bias correction m̂ = m / (1-β₁ᵗ) and ν̂ = ν / (1-β₂ᵗ) at the t-th step, which is
     ``torch.optim.Adam``. The correction of m is in the preconditioner, p = (1-β₁ᵗ)(√ν̂ + ε) / η, so that the step is
     -m / p. With β₁ = 0 this is `RMSProp`.
@@ -137,6 +138,7 @@ class Adam(RMSProp):
 class AdamW(Adam):
     """Adam with decoupled weight decay λ :cite:`loshchilov2019`: w ← (1-ηλ) w - m / p, ``torch.optim.AdamW``.
 
+    Equation :eq:`eq-adamw`.
     The decay acts outside of the gradient. Neither m nor ν contains it. It leaves 2 - ηλ of the 2 that an iterate has
     to move to be its opposite, so the threshold is (2-ηλ) (1+β₁) / (1-β₁); under a schedule, that of its first η.
 

@@ -158,10 +158,10 @@ def setting(opt, k=2):
 
 
 def with_covariance(opt, X, dt, nu, m, t, g, critical, w):
-    """The critical eigenvectors with such an A that a step of length dt has about this X (k, k)."""
+    """The critical eigenvectors with such a drift that a step of length dt has about this X (k, k)."""
     drift = flows.Point.of(opt, nu, t, g, m, opt.decay(t) * w).drift(critical, (t, t + dt))
     drift = drift.delayed(1 - opt.memory**dt)
-    return critical._replace(A=-dt * (drift.alpha + np.einsum("abcd,cd->ab", drift.B, X)))
+    return critical._replace(missed=-drift.alpha - np.einsum("abcd,cd->ab", drift.B, X))
 
 
 @pytest.mark.parametrize("opt", WITH_MEMORY)
@@ -195,7 +195,7 @@ def test_a_step_against_the_equations_of_the_flow(opt):
         U, p = critical.U, opt.preconditioner(step.nu, t + dt).expand(f.dim)
         start = opt.threshold * U.T @ (opt.preconditioner(nu, t).expand(f.dim)[:, None] * U) - U.T @ f.hvp(f.w0, U)
         change = (opt.threshold * U.T @ (p[:, None] * U) - U.T @ f.hvp(step.w, U) - start).numpy()
-        np.testing.assert_allclose(step.A - critical.A, change, rtol=0, atol=dt * abs(change).max())
+        np.testing.assert_allclose(step.A - dt * critical.missed, change, rtol=0, atol=dt * abs(change).max())
     # local errors of third order; of second where what the penalty adds to the way decays
     for coarse, fine in zip(*errors, strict=True):
         assert fine < (0.26 if opt.decay(t) else 0.2) * coarse or coarse < 1e-12
