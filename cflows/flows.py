@@ -24,13 +24,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import sdcp
-from .critical import Critical, Modes, Pairs, float64
+from .critical import Critical, Modes, Pairs, expected, float64
 from .errors import DivergenceError
 from .objective import Objective
 from .optimizers import Optimizer
 
 MAX_DEVIATION = 10.0  # of the oscillation, in lengths of w: far beyond it no second-order expansion means anything
-MIN_RECOVERY_RATE = 0.1  # an eigenvalue above θ falls by this share of θ a unit of time: the optimizer needs about ten
 INERT = 1e-6  # share of the largest eigenvalue of B in units of each direction; T is not known that well
 TIED = 1e-4  # thresholds: what is so little below, on average, counts as at the threshold
 MIN_EXPONENT = 1e-6  # λ dt, in the φ-functions, which lose digits below; negative ones are left to Heun's method
@@ -361,36 +360,6 @@ def step(
     w = w + dt * (dw + along(phi1 - 1, dw) + change / 2 + along(phi2 - 1 / 2, change))
     second_order = ((p * change.square()).sum() / (p * dw.square()).sum() / 4).sqrt()
     return Step(w, (nu + dt * (dnu + dnu_end) / 2).clamp(min=0), X, A, mean, float(second_order))
-
-
-def expected(
-    critical: Critical, dt: float, threshold: float, recovery: float = 1.0
-) -> tuple[Critical, Pairs, Float[np.ndarray, "k k"]]:
-    """What is critical as it is expected in the middle of a step, and A at its start, with what the drift misses.
-
-    Parameters
-    ----------
-    critical : Critical
-        At the start.
-    dt : float
-        Length of the step.
-    threshold : float
-        θ.
-    recovery : float
-        Share of an excess over the threshold that the step is to make up for.
-
-    Returns
-    -------
-    Critical
-    Pairs
-    array (k, k)
-    """
-    critical = critical.after(dt / 2)
-    a, V = np.linalg.eigh(critical.A)
-    a = np.where(a < 0, recovery * a, a)
-    A = (V * np.maximum(a, -MIN_RECOVERY_RATE * threshold * dt)) @ V.T  # from beyond the edge, not all at once
-    A = A + dt * critical.missed
-    return critical, Pairs.of(critical), (A + A.T) / 2
 
 
 def covariance(

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .critical import Critical
-from .flows import MAX_DEVIATION, Drift, Oscillation, Point, Step, covariance, expected
+from .critical import Critical, expected
+from .flows import MAX_DEVIATION, Drift, Oscillation, Point, Step, covariance
 from .objective import Objective
 from .optimizers import Optimizer
 
