@@ -19,6 +19,7 @@ from . import preconditioners as preconditioners
 from . import processes as processes
 from . import quadratic as quadratic
 from . import records as records
+from . import regime as regime
 from . import registry as registry
 from . import report as report
 from . import sdcp as sdcp
@@ -38,6 +39,7 @@ from .objective import Objective as Objective
 from .optimizers import GradientDescent as GradientDescent
 from .optimizers import RMSProp as RMSProp
 from .optimizers import ScalarRMSProp as ScalarRMSProp
+from .regime import suggest_lr as suggest_lr
 from .report import summary as summary
 from .simulation import simulate as simulate
 

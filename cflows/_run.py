@@ -117,6 +117,16 @@ class Run:
             _tell(process.label, seen[name].message, self.states[name], following[name])
         self.states, self.done = following, i + 1
 
+    @property
+    def status(self) -> str:
+        """What a progress bar says: the loss, and what is last known of the central flow's largest eigenvalue."""
+        name = next((x for x in ("central", "discrete") if x in self.rows), next(iter(self.processes)))
+        said = [f"loss {self.rows[name][-1].get('loss', math.nan):.4g}"]
+        known = next((row["eigenvalues"] for row in reversed(self.rows[name][-20:]) if row.get("eigenvalues")), None)
+        if known:
+            said.append(f"λ {known[0]:.3f}")
+        return ", ".join(said)
+
     def _distances(self, seen: Mapping[str, Observation]) -> dict[str, dict[str, float]]:
         pairs = {f"{a}-{b}": (seen[a], seen[b]) for a, b in combinations(reversed(list(seen)), 2)}
         apart = {name: a.state.w - b.state.w for name, (a, b) in pairs.items()}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from .registry import Registry
 
@@ -251,6 +251,39 @@ class RMSProp(Optimizer):
             raise ValueError(f"beta2 is {self.beta2}; it must be in [0, 1)")
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise ValueError(f"eps is {self.eps}; it must be finite and not negative")
+
+    @classmethod
+    def from_torch(cls, optimizer: torch.optim.RMSprop, module: nn.Module) -> RMSProp:
+        """RMSProp from the state of a running ``torch.optim.RMSprop``.
+
+        `simulate` with it, and with an objective of the module as it is now, goes on where that run has come to.
+
+        Parameters
+        ----------
+        optimizer : torch.optim.RMSprop
+            Without momentum, not centered, with the same options for all parameters. With weight decay the objective
+            needs it, too (a warning says so).
+        module : torch.nn.Module
+            All of whose trainable parameters it trains.
+
+        Returns
+        -------
+        RMSProp
+
+        Raises
+        ------
+        TypeError
+            If it is another optimizer.
+        ValueError
+            If it has options that RMSProp here has not, or trains other parameters.
+        """
+        from ._torch_optim import continued  # it makes a kind of RMSProp
+
+        if cls is not RMSProp:
+            raise TypeError(
+                f"{cls.__name__} has no counterpart in torch.optim that can be taken up; use RMSProp.from_torch"
+            )
+        return continued(optimizer, module)
 
     def moment(self, square: Float[Tensor, "n"]) -> Tensor:
         """The squared gradient itself (n,)."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -21,6 +23,7 @@ from .objective import Objective
 from .optimizers import Optimizer
 from .processes.base import Outputs
 from .records import Record
+from .regime import settling_time
 
 
 @renamed(warmup="burn_in", branch="branch_step", window="replay_steps")
@@ -29,7 +32,7 @@ def simulate(
     opt: Optimizer,
     steps: int,
     processes: Sequence[str] = ("discrete", "stable", "central"),
-    burn_in: int = 0,
+    burn_in: int | Literal["auto"] = 0,
     *,
     eigs: int = 4,
     eig_every: int | Mapping[str, int] | None = None,
@@ -68,8 +71,9 @@ def simulate(
         curvature penalty. "stationary": the stationary flow of RMSProp, from step ``branch_step`` on; eps is
         neglected in it, and its ν is ν̄. "ablated_stationary": without its curvature penalty. Others can be registered
         in ``processes.PROCESSES``.
-    burn_in : int
-        Plain optimizer steps taken before the processes part ways.
+    burn_in : int or "auto"
+        Plain optimizer steps taken before the processes part ways; "auto": until the optimizer is not beyond its edge
+        (`regime.settling_time`).
     eigs : int
         Eigenvalues of the effective Hessian to compute where they are asked for. The central flow follows more of them
         while all are above 1.8. Weights that have never had a gradient (ν = 0) are at rest; H is that of the others.
@@ -152,6 +156,8 @@ def simulate(
     ConvergenceError
         If an eigenvalue or complementarity problem is not solved; as above.
     """
+    if isinstance(burn_in, str):
+        burn_in = _burn_in(f, opt, burn_in, checkpoint, progress)
     further = chosen(records)
     options = Options.of(
         f, opt, steps, processes, eig_every, coords, replay_from, further,
@@ -164,12 +170,14 @@ def simulate(
     if not run.resume():
         run.begin(rounding_only(f))
 
-    bar = {"disable": not progress, "unit": "step", "mininterval": 0.5 if sys.stderr.isatty() else 30.0}
+    shown = {"disable": not progress, "unit": "step", "mininterval": 0.5 if sys.stderr.isatty() else 30.0}
     try:
-        for _ in tqdm(range(run.done, options.steps), initial=run.done, total=options.steps, **bar):
+        bar = tqdm(range(run.done, options.steps), initial=run.done, total=options.steps, **shown)
+        for _ in bar:
             if time.monotonic() - run.saved > checkpoint_every:
                 run.save_or_warn()
             run.step()
+            bar.set_postfix_str(run.status, refresh=False)
     except BaseException as error:
         run.save_or_warn()
         if isinstance(error, ConvergenceError):
@@ -177,6 +185,18 @@ def simulate(
         raise
     run.save_or_warn()
     return run.tree()
+
+
+def _burn_in(f: Objective, opt: Optimizer, asked: str, checkpoint: str | Path | None, progress: bool) -> int:
+    """The burn-in of the run in the checkpoint, or as long as it takes."""
+    if asked != "auto":
+        raise ValueError(f'burn_in is {asked!r}; it must be a number of steps, or "auto"')
+    if not (isinstance(f, Objective) and isinstance(opt, Optimizer)):
+        return 0  # refused with the other options
+    if checkpoint is not None and Path(checkpoint).exists():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # what is wrong with it is said later
+            return read(files.load(checkpoint))[0].burn_in
+    return settling_time(f, opt, progress=progress)
 
 
 def replay(

@@ -300,11 +300,11 @@ def test_weights_at_rest_do_not_count():
         gauge = Gauge(optimizer, lambda: embedding(torch.arange(6)).square().sum())
         for _ in range(3):
             optimizer.zero_grad()
-            gauge.loss().backward()
+            gauge.probe.loss().backward()
             optimizer.step()
         assert gauge.measure().ratio < 0.5
     held = optim.SGD([{"params": embedding.parameters()}, {"params": unused.parameters(), "lr": 0.0}], lr=0.01)
-    assert Gauge(held, gauge.loss).measure().max_lr == pytest.approx(1.0)
+    assert Gauge(held, gauge.probe.loss).measure().max_lr == pytest.approx(1.0)
 
 
 def test_weights_that_are_not_trained_are_left_out(training):
@@ -318,3 +318,101 @@ def test_weights_that_are_not_trained_are_left_out(training):
     again = gauge.measure(tol=1e-6)
     assert again.products <= first.products  # it begins where it was
     assert again.ratio == pytest.approx(first.ratio, rel=1e-6)
+
+
+def oscillating(name, method, steps=400, scale=None):
+    """What is reported of steps along the top eigenvector, where a quadratic is at its edge."""
+    kind, options = OPTIMIZERS[name]
+    problem, found = scaled_to(kind, options, 1.0) if scale is None else Quadratic(kind, options, scale), []
+    with torch.no_grad():
+        top = problem.gauge._guesses[:, 0] if scale is None else torch.tensor([1.0, 0.3, -0.5], dtype=torch.float64)
+        problem.parts[0].copy_(1e-3 * top / top.norm())
+    with problem.gauge.attach(found.append, every=steps // 4, method=method):
+        for _ in range(steps + 1):
+            problem.optimizer.zero_grad()
+            problem.loss().backward()
+            problem.optimizer.step()
+    return found, problem
+
+
+@pytest.mark.parametrize("method", ["product", "losses", "gradients"])
+@pytest.mark.parametrize("name", ["sgd", "sgd-momentum", "sgd-maximize", "rmsprop", "adam", "adamw"])
+def test_along_an_oscillation_at_the_edge_the_ratio_is_one(name, method):
+    found, _ = oscillating(name, method)
+    assert len(found) == 4
+    assert [x.ratio for x in found[2:]] == pytest.approx([1, 1], rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["product", "losses", "gradients"])
+def test_elsewhere_it_is_a_quotient_of_the_step(method):
+    """The same by all three, below the largest eigenvalue, and what the definition says."""
+    ((first, *_), problem) = oscillating("sgd", method, 4, scale=2.0)
+    w = torch.tensor([1.0, 0.3, -0.5], dtype=torch.float64)
+    g = problem.H @ (1e-3 * w / w.norm())  # the first step goes along it
+    assert first.ratio == pytest.approx(float(0.03 / 2 * (g @ problem.H @ g) / (g @ g)), rel=1e-5)
+    assert first.ratio < problem.gauge.measure().ratio
+    if method == "losses":  # where the parabola along the step is at its start's height again
+        assert first.critical_lr == pytest.approx(0.03 / first.ratio, rel=1e-5)
+        assert "critical learning rate along it" in str(first)
+    else:
+        assert math.isnan(first.critical_lr)
+    assert first.method == method
+
+
+def test_reports_change_nothing_and_end(training):
+    module, loss = training
+    start = {name: x.clone() for name, x in module.state_dict().items()}
+
+    def run(method=None):
+        module.load_state_dict(start)
+        optimizer, found = optim.Adam(module.parameters(), lr=0.01), []
+        gauge = Gauge(optimizer, loss, module)
+        reports = gauge.attach(found.append, 2, method) if method else None
+        torch.manual_seed(1)
+        for i in range(9):
+            if i == 6 and reports:
+                reports.close()
+            optimizer.zero_grad()
+            loss().backward()
+            optimizer.step()
+        return found, {name: x.clone() for name, x in module.state_dict().items()}
+
+    _, plain = run()
+    for method, steps in {
+        "eigenvalues": [2, 4, 6],
+        "product": [2, 4, 6],
+        "losses": [2, 4, 6],
+        "gradients": [2, 4],
+    }.items():
+        found, weights = run(method)
+        assert [reading.step for reading in found] == steps
+        assert all(torch.equal(weights[name], plain[name]) for name in plain)
+
+
+def test_steps_are_counted_where_the_optimizer_does_not(training):
+    module, loss = training
+    optimizer, found = optim.SGD(module.parameters(), lr=0.01), []
+    Gauge(optimizer, loss).attach(found.append, 3)
+    for _ in range(6):
+        loss().backward()
+        optimizer.step()
+    assert [reading.step for reading in found] == [3, 6]
+
+
+def test_losses_too_large_for_their_differences():
+    w = nn.Parameter(torch.ones(2))
+    optimizer, found = optim.SGD([w], lr=1e-6), []
+    Gauge(optimizer, lambda: 1e4 + (w * w).sum()).attach(found.append, 1, "losses")
+    (w * w).sum().backward()
+    optimizer.step()
+    assert math.isnan(found[0].ratio)
+    assert math.isnan(found[0].critical_lr)
+
+
+def test_reports_asked_for_wrongly(training):
+    module, loss = training
+    gauge = Gauge(optim.SGD(module.parameters(), lr=0.01), loss)
+    with pytest.raises(ValueError, match="method is 'exact'; it must be one of eigenvalues, product"):
+        gauge.attach(print, method="exact")
+    with pytest.raises(ValueError, match="every is 0"):
+        gauge.attach(print, 0)

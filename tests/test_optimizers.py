@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import mlp_objective
+from torch import nn
 
-from cflows import GradientDescent, RMSProp, ScalarRMSProp, simulate
+from cflows import GradientDescent, Objective, RMSProp, ScalarRMSProp, simulate
 
 
 def run(f, opt, steps):
@@ -37,6 +38,59 @@ def run_torch(f, make, steps):
 def test_same_as_pytorch(ours, theirs):
     f = mlp_objective()
     torch.testing.assert_close(run(f, ours, 20), run_torch(f, theirs, 20), rtol=1e-10, atol=1e-12)
+
+
+def torch_run(steps=12, **options):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    x = torch.randn(16, 3, dtype=torch.float64)
+    y = x.prod(1, keepdim=True)
+    optimizer = torch.optim.RMSprop(module.parameters(), **({"lr": 1e-3, "alpha": 0.98, "eps": 1e-6} | options))
+
+    def go_on(steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(module(x), y).backward()
+            optimizer.step()
+        return torch.cat([p.detach().reshape(-1) for p in module.parameters()])
+
+    go_on(steps)
+    return optimizer, module, Objective.from_module(module, nn.MSELoss(), x, y), go_on
+
+
+def test_a_run_of_torch_goes_on_here(tmp_path):
+    optimizer, module, f, go_on = torch_run()
+    opt = RMSProp.from_torch(optimizer, module)
+    assert (opt.lr, opt.beta2, opt.eps, opt.bias_correction) == (1e-3, 0.98, 1e-6, False)
+    checkpoint = tmp_path / "run.ckpt"
+    run = simulate(f, opt, 9, snapshot_every=8, progress=False, checkpoint=checkpoint)
+    theirs = go_on(8)
+    np.testing.assert_allclose(run["snapshots/discrete"]["weights"][-1], theirs, rtol=1e-12, atol=1e-14)
+    assert run["central"]["nu_sum"][0] == pytest.approx(float(run["discrete"]["nu_sum"][0]), rel=1e-6)
+    with pytest.raises(ValueError, match="belongs to another run"):  # with another ν
+        simulate(f, RMSProp(1e-3, 0.98, 1e-6), 9, snapshot_every=8, progress=False, checkpoint=checkpoint)
+
+
+def test_what_can_not_go_on_is_named():
+    optimizer, module, *_ = torch_run(1)
+    with pytest.raises(TypeError, match="is a SGD"):
+        RMSProp.from_torch(torch.optim.SGD(module.parameters()), module)
+    with pytest.raises(TypeError, match="ScalarRMSProp has no counterpart"):
+        ScalarRMSProp.from_torch(optimizer, module)
+    with pytest.raises(ValueError, match=r"does not train 2\.weight, 2\.bias; freeze"):
+        RMSProp.from_torch(torch.optim.RMSprop(module[0].parameters()), module)
+    with pytest.raises(ValueError, match="4 of the optimizer's parameters are no trainable"):
+        RMSProp.from_torch(optimizer, module.requires_grad_(False))
+    module.requires_grad_(True)
+    with pytest.raises(ValueError, match="has momentum and centered, which RMSProp here has not"):
+        RMSProp.from_torch(*torch_run(1, momentum=0.9, centered=True)[:2])
+    groups = [{"params": module[0].parameters(), "lr": 1e-2}, {"params": module[2].parameters(), "lr": 1e-3}]
+    with pytest.raises(ValueError, match=r"lr is 0.001, 0.01 in different groups"):
+        RMSProp.from_torch(torch.optim.RMSprop(groups), module)
+    with pytest.warns(UserWarning, match=r"weight_decay=0.1; give the objective the same"):
+        RMSProp.from_torch(*torch_run(1, weight_decay=0.1)[:2])
+    with pytest.raises(ValueError, match=r"the objective has \d+ weights, the optimizer's state 26"):
+        simulate(mlp_objective(), RMSProp.from_torch(optimizer, module), 2, progress=False)
 
 
 def test_scalar_rmsprop_is_rmsprop_on_the_norm():
