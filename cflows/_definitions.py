@@ -235,13 +235,13 @@ _add(
 
 ADAM = {"eig_every": {"midpoint": 5}, "processes": ("discrete", "midpoint", "stable", "central", "ablated"),
         "steps": 350, "snapshot_every": 349, "replay_from": (300,)}  # fmt: skip
-ADAM_CI = ADAM | {"eig_every": {"midpoint": 5}, "steps": 26, "snapshot_every": 25, "replay_steps": 10,
-                  "replay_from": (15,)}  # fmt: skip
+ADAM_CI = ADAM | {"eig_every": {"midpoint": 5}, "steps": 18, "snapshot_every": 17, "replay_steps": 6,
+                  "replay_from": (10,)}  # fmt: skip
 for name, (lr, burn_in, task), (small_lr, small_burn_in, small) in (
     ("adam-mlp", (1e-3, 100, CifarMLP(per_class=50, size=8, width=32)),
-     (1e-2, 235, CifarMLP(per_class=10, size=8, width=8))),
+     (1e-2, 245, CifarMLP(per_class=10, size=8, width=8))),
     ("adam-cnn", (2e-3, 150, CifarCNN(per_class=50, size=8, width=8)),
-     (1e-2, 65, CifarCNN(per_class=10, size=8, width=4))),
+     (1e-2, 72, CifarCNN(per_class=10, size=8, width=4))),
     ("adam-resnet", (2e-3, 100, CifarResNet(per_class=50, size=8, width=4)),
      (1e-2, 20, CifarResNet(per_class=5, size=8, width=2))),
     ("adam-transformer", (5e-3, 150, SortingTransformer(sequences=64, width=16, depth=1)),
