@@ -269,6 +269,8 @@ class Central(Flow):
         state = replace(state, settled=state.settled or relative <= MAX_TRUSTED_SHARPNESS)
         old = state.subspace
         escaped = state.settled and relative > 1 + MAX_ESCAPE
+        if self.opt.memory and state.trend and state.trend.slope < 0:  # it is on its way back, as fast as m lets it
+            escaped = False
         if escaped and old and state.t - old.refreshed < 1.5:  # more refreshes would not help
             state = replace(state, finer=min(2 * state.finer, MAX_REFINEMENT))
         elif state.finer > 1 and relative < 1 + MAX_ESCAPE / 4:
