@@ -235,7 +235,7 @@ _add(
 
 ADAM = {"eig_every": {"midpoint": 5}, "processes": ("discrete", "midpoint", "stable", "central", "ablated"),
         "steps": 350, "snapshot_every": 349, "replay_from": (300,)}  # fmt: skip
-ADAM_CI = ADAM | {"eig_every": {"midpoint": 5}, "steps": 18, "snapshot_every": 17, "replay_steps": 6,
+ADAM_CI = ADAM | {"eigs": 2, "eig_every": {"midpoint": 6}, "steps": 18, "snapshot_every": 17, "replay_steps": 6,
                   "replay_from": (10,)}  # fmt: skip
 for name, (lr, burn_in, task), (small_lr, small_burn_in, small) in (
     ("adam-mlp", (1e-3, 100, CifarMLP(per_class=50, size=8, width=32)),
