@@ -24,7 +24,7 @@ from .flows import MAX_DEVIATION, Drift, Oscillation, Point, Step, covariance
 from .objective import Objective
 from .optimizers import Optimizer
 
-STEPS = 1.9  # in a unit of time, times (λ / θ)^½: the leapfrog is stable from (λ / θ)^½ on; with an excess of a tenth it is 2
+STEPS = 1.9  # in a unit of time, times (λ / θ)^½: the leapfrog is stable from 1 on; 2 steps up to an excess of a tenth
 
 
 def step(

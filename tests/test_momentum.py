@@ -1,5 +1,6 @@
 """Optimizers with momentum against PyTorch's, their thresholds on quadratics, and their flows against closed forms."""
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,15 @@ from cflows import (
     HeavyBall,
     Objective,
     RMSProp,
+    _states,
     flows,
     leapfrog,
     preconditioners,
     simulate,
+    simulation,
 )
 from cflows.critical import Critical
+from cflows.processes import PROCESSES, Settings
 
 PYTORCH = [
     (HeavyBall(0.05, 0.8), lambda w: torch.optim.SGD(w, 0.05, momentum=0.8)),
@@ -339,8 +343,6 @@ def test_stationary_flow_of_adam(beta1):
     assert tree["stationary"]["loss"].notnull().all()
     if beta1 == 0.5:  # with a longer memory ν has not converged at step 60
         np.testing.assert_allclose(tree["stationary"]["predicted_loss"], tree["central"]["predicted_loss"], rtol=0.5)
-    from cflows.processes import PROCESSES, Settings
-
     none = torch.as_tensor([], dtype=torch.int64)
     process: Any = PROCESSES["stationary"](Settings(f, opt, 1, 1e-3, none), 0)
     state, _ = process.solved(process.start(f.w0, opt.init(f.w0), 1))
@@ -359,3 +361,21 @@ def test_convex_programs_of_adam_are_those_of_rmsprop_with_a_smaller_rate():
     for name in ("speed", "cosine", "nu_stationary_all", "nu_all"):
         np.testing.assert_allclose(ours[name], twin[name], rtol=1e-5)
     assert float(ours["cosine"][-1]) > 0.5
+
+
+def test_replay_goes_on_with_the_average():
+    f, opt = mlp_objective(width=8, examples=20), Adam(0.02, beta1=0.8, beta2=0.9)
+    tree = simulate(f, opt, 40, ("discrete", "stable", "central"), burn_in=10, replay_steps=5, progress=False)
+    again = simulation.replay(f, opt, tree)
+    for name, rtol in (("discrete", 1e-12), ("stable", 1e-9), ("central", 1e-3)):
+        np.testing.assert_allclose(again[name]["loss"], tree[name]["loss"][-5:], rtol=rtol)
+
+
+def test_states_of_files_from_before_momentum():
+    f = mlp_objective()
+    process = PROCESSES["stable"](Settings(f, RMSProp(0.01, 0.9), 1, 1e-3, torch.zeros(0, dtype=torch.int64)), 0)
+    packed = _states.pack(process.start(f.w0, torch.zeros_like(f.w0), 1))
+    numbers = json.loads(packed.attrs["numbers"])
+    assert numbers.pop("m", 0) is None
+    old = packed.assign_attrs(numbers=json.dumps(numbers))
+    assert _states.unpack(process.state_type, old, f.w0.device).m is None
