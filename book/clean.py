@@ -129,6 +129,8 @@ def markdown(text: str, known: dict[str, tuple[str, str]], site: str) -> str:
             return f"$$\n{body}{tag}\n$$\n"
         if kind == "raw":  # HTML that lives on the site
             return ""
+        if kind == "laboratory":
+            return "*On the site a network trains here, live: see the [Laboratory](laboratory).*\n"
         lines = [f"**{match['title'].strip() or kind.capitalize()}**", "", *body.splitlines()]
         return "\n".join(f"> {line}".rstrip() for line in lines) + "\n"
 

@@ -258,6 +258,25 @@ def network(entries: Sequence[dict]) -> list[str]:
     ]
 
 
+def laboratory(entries: Sequence[dict]) -> list[str]:
+    head = ["run", "weights", "engine, units/s", "`simulate`, units/s", "engine, error", "`simulate`, error"]
+    rows = [
+        [f"`{e['run'].partition('&steps')[0].partition('steps')[0].strip('&') or 'default'}`", str(e["weights"])]
+        + [f"{e['rows'][name]['units']:,.0f}" for name in ("engine", "cflows")]
+        + [small(e["rows"][name]["error"], 1) for name in ("engine", "cflows")]
+        for e in entries
+    ]
+    return [
+        "## The laboratory",
+        "",
+        "Units of the central flow's time in a second, on one thread: the engine of the [Laboratory](laboratory), "
+        "run in V8 without a page, and `simulate` at its defaults, which is made for larger networks. Errors are those "
+        "of the predicted loss, on average, against `simulate` at tight accuracy.",
+        "",
+        *table(head, rows),
+    ]
+
+
 def page(results: dict[str, dict], remarks: str = "", gpu: dict | None = None, run: xr.DataTree | None = None) -> str:
     lines = [
         "(benchmarks)=",
@@ -304,6 +323,8 @@ def page(results: dict[str, dict], remarks: str = "", gpu: dict | None = None, r
             origin(results["stationary"]),
             "",
         ]
+    if "laboratory" in results:
+        lines += [*laboratory(entries["laboratory"]), origin(results["laboratory"]), ""]
     if "network" in results:
         lines += [*network(entries["network"]), origin(results["network"]), ""]
     if "scale" in results:

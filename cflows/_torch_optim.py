@@ -1,31 +1,16 @@
-"""Optimizers here that go on where one of ``torch.optim`` is."""
+"""The state of a run of ``torch.optim``, as optimizers here understand it."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .optimizers import RMSProp
 
-
-@dataclass(frozen=True, eq=False)
-class _Continued(RMSProp):
-    """RMSProp from a given ν on."""
-
-    _nu: Float[Tensor, "n"] = field(kw_only=True)
-
-    def init(self, w: Float[Tensor, "n"]) -> Tensor:
-        if w.shape != self._nu.shape:
-            raise ValueError(f"the objective has {len(w)} weights, the optimizer's state {len(self._nu)}")
-        return self._nu.to(w)
-
-
-def continued(optimizer: torch.optim.RMSprop, module: nn.Module) -> RMSProp:
-    """As `RMSProp.from_torch` says."""
+def rmsprop_state(optimizer: torch.optim.RMSprop, module: nn.Module) -> tuple[dict[str, float], Float[Tensor, "n"]]:
+    """The options lr, beta2 and eps of a ``torch.optim.RMSprop``, and its ν, as `RMSProp.from_torch` needs them."""
     if not isinstance(optimizer, torch.optim.RMSprop):
         raise TypeError(f"the optimizer is a {type(optimizer).__name__}; it must be a torch.optim.RMSprop")
     names = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
@@ -48,4 +33,4 @@ def continued(optimizer: torch.optim.RMSprop, module: nn.Module) -> RMSProp:
     trained = [p for p in module.parameters() if p.requires_grad]
     squares = [optimizer.state.get(p, {}).get("square_avg", torch.zeros_like(p)) for p in trained]
     nu = torch.cat([square.detach().reshape(-1) for square in squares])
-    return _Continued(options["lr"], options["alpha"], options["eps"], _nu=nu)
+    return {"lr": options["lr"], "beta2": options["alpha"], "eps": options["eps"]}, nu

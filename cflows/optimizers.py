@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ._torch_optim import rmsprop_state
 from .registry import Registry
 
 Schedule = Callable[[float], float]
@@ -277,13 +278,10 @@ class RMSProp(Optimizer):
         ValueError
             If it has options that RMSProp here has not, or trains other parameters.
         """
-        from ._torch_optim import continued  # it makes a kind of RMSProp
-
         if cls is not RMSProp:
-            raise TypeError(
-                f"{cls.__name__} has no counterpart in torch.optim that can be taken up; use RMSProp.from_torch"
-            )
-        return continued(optimizer, module)
+            raise TypeError(f"{cls.__name__} has no counterpart in torch.optim, or none yet; use RMSProp.from_torch")
+        options, nu = rmsprop_state(optimizer, module)
+        return _Continued(options["lr"], options["beta2"], options["eps"], _nu=nu)
 
     def moment(self, square: Float[Tensor, "n"]) -> Tensor:
         """The squared gradient itself (n,)."""
@@ -326,6 +324,18 @@ class RMSProp(Optimizer):
         of time, as where it leaves a saddle; elsewhere this is ν.
         """
         return torch.maximum(nu, (1 - self.beta2) * self.moment(g.square()))
+
+
+@dataclass(frozen=True, eq=False)
+class _Continued(RMSProp):
+    """RMSProp from a given ν on."""
+
+    _nu: Float[Tensor, "n"] = field(kw_only=True)
+
+    def init(self, w: Float[Tensor, "n"]) -> Tensor:
+        if w.shape != self._nu.shape:
+            raise ValueError(f"the objective has {len(w)} weights, the optimizer's state {len(self._nu)}")
+        return self._nu.to(w)
 
 
 @OPTIMIZERS.register("ScalarRMSProp")

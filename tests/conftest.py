@@ -1,4 +1,7 @@
+import os
 import random
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +26,33 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.delenv("CFLOWS_DATA", raising=False)
     monkeypatch.delenv("CFLOWS_URL", raising=False)
     return tmp_path / "cache"
+
+
+def missing(why: str):
+    (pytest.fail if os.environ.get("CFLOWS_PAGES") == "required" else pytest.skip)(why)
+
+
+@pytest.fixture(scope="session")
+def site():
+    """The folder of the site that `make book` left."""
+    folder = Path(__file__).parents[1] / "book/_build/html"
+    if not (folder / "index.html").exists():
+        missing("no site was built: make book")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    if not (program := next(filter(None, map(shutil.which, names)), None)):
+        missing("no Chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-quic"])
+        yield browser
+        browser.close()
 
 
 class RaisesUnchecked(pytest.RaisesExc):

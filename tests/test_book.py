@@ -85,7 +85,7 @@ def test_no_result_is_typed_into_the_text(page):
         options = cell.metadata.get("mystnb", {})
         texts += [options.get("figure", {}).get("caption", ""), options.get("image", {}).get("alt", "")]
     text = "\n".join(texts)
-    for pattern in (r"```(\{math\}|\{raw\}|\w*\n).*?```", r"`[^`\n]*`", r"\$[^$]*\$"):
+    for pattern in (r"```(\{math\}|\{raw\}|\{laboratory\}|\w*\n).*?```", r"`[^`\n]*`", r"\$[^$]*\$"):
         text = re.sub(pattern, "", text, flags=re.DOTALL)
     found = re.findall(r"\d+\.\d+|\d+(?:\.\d+)?\s?(?:%|per cent)|\d[\d,]{3,}", text)
     assert set(found) <= KNOWN.get(page.name, set())

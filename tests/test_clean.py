@@ -20,6 +20,7 @@ KNOWN = {
     "eq-a": ("p.html#equation-eq-a", "(3.1)"),
     "fig-a": ("p.html#fig-a", "Fig. 3.2"),
     "chapter": ("q.html", ""),
+    "laboratory": ("l.html", ""),
 }
 
 
@@ -54,6 +55,10 @@ def test_a_clean_notebook_is_plain_and_complete(chapter):
         ("```{math}\n:label: eq-a\nx .\n```\nThen\n```{math}\ny\n```", "$$\nx . \\tag{3.1}\n$$\nThen\n$$\ny\n$$"),
         (":::{note}\nLook.\n:::\nOn", "> **Note**\n>\n> Look.\nOn"),
         ("```{raw} html\n<video>\n```\nOn", "On"),
+        (
+            "```{laboratory} Go\n:panels: loss\n```\nOn",
+            "*On the site a network trains here, live: see the [Laboratory](S/l.html).*\nOn",
+        ),
         ("```python\nx\n```", "```python\nx\n```"),
     ],
 )  # fmt: skip
