@@ -168,7 +168,7 @@ class Process(ABC):
     label: ClassVar[str] = "process"
     #: What it records.
     variables: tuple[Variable, ...] = COMMON
-    #: And besides, of an optimizer with momentum.
+    #: And besides, or instead, of an optimizer with momentum.
     memory_variables: ClassVar[tuple[Variable, ...]] = ()
     #: Type of its states.
     state_type: ClassVar[type[State]] = State
@@ -183,7 +183,7 @@ class Process(ABC):
         self.settings, self.eig_every = settings, eig_every
         self.f, self.opt = settings.f, settings.opt
         if self.opt.memory:
-            self.variables = (*self.variables, *self.memory_variables)
+            self.variables = tuple({v.name: v for v in (*self.variables, *self.memory_variables)}.values())
 
     def eig_tol(self, state: Any, top: float) -> float:
         """Largest residual of eigenvalues, relative to the largest of them, if that is known (else NaN)."""

@@ -99,6 +99,7 @@ class Central(Flow):
     )
 
     memory_variables: ClassVar = (
+        *Flow.memory_variables,
         Variable("predicted_momentum_norm_sq", "", "mean squared norm of m: ‖m‖² + Σᵢ 4pᵢ²Σᵢᵢ", 125),
     )
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import flows, leapfrog
 from ..differences import Known, Reach, third_derivatives
 from ..errors import DivergenceError
+from ..records import Variable
 from .base import ADDED, CACHE, PROCESSES, Observation, Process, State
 
 # All eigenvalues are in thresholds: 1 is the edge of stability.
@@ -97,6 +98,9 @@ class Flow(Process):
     """A flow starts from the ν that the optimizer's next step uses, and from the m between that of the last and it."""
 
     label = "flow"
+    memory_variables: ClassVar[tuple[Variable, ...]] = (
+        Variable("grad_norm_sq", "", "squared norm of the gradient, which free swings of the mean are a part of", 125),
+    )
     state_type: ClassVar[type[FlowState]] = FlowState
     default_eig_every = 0
 
