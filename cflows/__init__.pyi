@@ -8,9 +8,11 @@ from . import experiments as experiments
 from . import files as files
 from . import flows as flows
 from . import gauge as gauge
+from . import leapfrog as leapfrog
 from . import metrics as metrics
 from . import models as models
 from . import modules as modules
+from . import momentum as momentum
 from . import objective as objective
 from . import optimizers as optimizers
 from . import preconditioners as preconditioners
@@ -30,6 +32,9 @@ from .book.figures import plot as plot
 from .errors import ConvergenceError as ConvergenceError
 from .errors import DivergenceError as DivergenceError
 from .gauge import Gauge as Gauge
+from .momentum import Adam as Adam
+from .momentum import AdamW as AdamW
+from .momentum import HeavyBall as HeavyBall
 from .objective import Objective as Objective
 from .optimizers import GradientDescent as GradientDescent
 from .optimizers import RMSProp as RMSProp

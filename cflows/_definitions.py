@@ -15,10 +15,11 @@ import xarray as xr
 
 from . import ALGORITHM, store
 from ._deprecation import renamed
+from .momentum import Adam
 from .objective import Objective
 from .optimizers import OPTIMIZERS, GradientDescent, Optimizer, RMSProp, ScalarRMSProp
 from .registry import Registry
-from .tasks import TASKS, CifarMLP, CifarResNet, Options, Task
+from .tasks import TASKS, CifarCNN, CifarMLP, CifarResNet, Options, SortingTransformer, Task
 
 Preset = Literal["ci", "laptop", "paper"]
 PARTS: dict[str, Registry] = {"task": TASKS, "optimizer": OPTIMIZERS}
@@ -188,6 +189,7 @@ PRESETS: Registry[dict[Any, Experiment]] = Registry("experiment")
 
 def _add(name: str, optimizer: type[Optimizer], **sizes: tuple[float, dict[str, Any]]) -> None:
     average = {} if optimizer is GradientDescent else {"beta2": 0.99, "bias_correction": True}
+    average |= {"eps": 1e-8} if optimizer is Adam else {}
     PRESETS[name] = {
         size: Experiment(name, optimizer=optimizer(lr, **average), **options) for size, (lr, options) in sizes.items()
     }
@@ -232,6 +234,23 @@ _add(
     laptop=(0.01, LAPTOP | {"steps": 400, "replay_from": (300,)}),
     paper=(0.01, PAPER | {"replay_from": (2000,)}),
 )
+
+ADAM = {"eig_every": {"midpoint": 5}, "processes": ("discrete", "midpoint", "stable", "central", "ablated"),
+        "steps": 350, "snapshot_every": 349, "replay_from": (300,)}  # fmt: skip
+ADAM_CI = ADAM | {"eigs": 2, "eig_every": {"midpoint": 6}, "steps": 18, "snapshot_every": 17, "replay_steps": 6,
+                  "replay_from": (10,)}  # fmt: skip
+for name, (lr, burn_in, task), (small_lr, small_burn_in, small) in (
+    ("adam-mlp", (1e-3, 100, CifarMLP(per_class=50, size=8, width=32)),
+     (1e-2, 245, CifarMLP(per_class=10, size=8, width=8))),
+    ("adam-cnn", (2e-3, 150, CifarCNN(per_class=50, size=8, width=8)),
+     (1e-2, 72, CifarCNN(per_class=10, size=8, width=4))),
+    ("adam-resnet", (2e-3, 100, CifarResNet(per_class=50, size=8, width=4)),
+     (1e-2, 20, CifarResNet(per_class=5, size=8, width=2))),
+    ("adam-transformer", (5e-3, 150, SortingTransformer(sequences=64, width=16, depth=1)),
+     (3e-2, 150, SortingTransformer(sequences=16, width=8, depth=1))),
+):  # fmt: skip
+    normal = lr, ADAM | {"burn_in": burn_in, "task": task}
+    _add(name, Adam, ci=(small_lr, ADAM_CI | {"burn_in": small_burn_in, "task": small}), laptop=normal, paper=normal)
 
 
 @renamed(**OLD_NAMES)

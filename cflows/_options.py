@@ -70,7 +70,9 @@ class Options:
                 f"f is a {type(f).__name__}; wrap it as cflows.Objective(loss, w0) or Objective.from_module(...)"
             )
         if not isinstance(opt, Optimizer):
-            raise TypeError(f"opt is a {type(opt).__name__}; use cflows.RMSProp, ScalarRMSProp or GradientDescent")
+            raise TypeError(
+                f"opt is a {type(opt).__name__}; use cflows.RMSProp, Adam or another of cflows.optimizers.OPTIMIZERS"
+            )
         steps = _integer(steps, "steps", 1)
         shares: dict[str, Any] = {name: _share(numbers.pop(name), name) for name in ("eig_tol", "accuracy")}
         least = {"eigs": 1, "substeps": 1}

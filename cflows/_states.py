@@ -44,8 +44,8 @@ def pack(state: Any, caches: bool = True) -> xr.Dataset:
             arrays[prefix] = (dims, array.transpose(order), {"kind": kind, "order": json.dumps(order)})
         elif names := _fields(type(value)):
             numbers[prefix] = True
-            for name, cached in names.items():
-                if caches or not cached:
+            for name, marks in names.items():
+                if caches or "cache" not in marks:
                     visit(f"{prefix}.{name}" if prefix else name, getattr(value, name))
         else:
             numbers[prefix] = value
@@ -69,7 +69,7 @@ def unpack(cls: type, packed: xr.Dataset, device: torch.device) -> Any:
 
     def build(prefix: str, kind: type) -> Any:
         hints, values = _hints(kind), {}
-        for name, cached in _fields(kind).items():
+        for name, marks in _fields(kind).items():
             path = f"{prefix}.{name}" if prefix else name
             used.add(path)
             if path in packed:
@@ -80,7 +80,7 @@ def unpack(cls: type, packed: xr.Dataset, device: torch.device) -> Any:
                 nested = [t for t in (hints[name], *get_args(hints[name])) if isinstance(t, type) and _fields(t)]
                 there = numbers[path] is not None
                 values[name] = build(path, nested[0]) if nested and there else numbers[path]
-            elif not cached:
+            elif not marks:
                 raise TypeError(f"{path} is missing")
         return kind(**values)
 
@@ -143,8 +143,8 @@ def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def _fields(kind: type) -> Mapping[str, bool]:
-    """Names of a class's fields, and whether each only saves time."""
+def _fields(kind: type) -> Mapping[str, Mapping]:
+    """Names of a class's fields, and their marks: "cache", if it only saves time; "added", if old files lack it."""
     if is_dataclass(kind):
-        return {f.name: "cache" in f.metadata for f in fields(kind)}
-    return dict.fromkeys(getattr(kind, "_fields", ()), False)
+        return {f.name: f.metadata for f in fields(kind)}
+    return {name: {} for name in getattr(kind, "_fields", ())}

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+MIN_RECOVERY_RATE = 0.1  # an eigenvalue above θ falls by this share of θ a unit of time: the optimizer needs about ten
+
 
 class Critical(NamedTuple):
     """What the central flow needs to know at the start of a step about the eigenvalues near 2.
@@ -91,6 +93,36 @@ class Pairs(NamedTuple):
         x = np.zeros(len(self.products))
         np.add.at(x, self.at, X)
         return torch.as_tensor(x, dtype=self.products.dtype, device=self.products.device)
+
+
+def expected(
+    critical: Critical, dt: float, threshold: float, recovery: float = 1.0
+) -> tuple[Critical, Pairs, Float[np.ndarray, "k k"]]:
+    """What is critical as it is expected in the middle of a step, and A at its start, with what the drift misses.
+
+    Parameters
+    ----------
+    critical : Critical
+        At the start.
+    dt : float
+        Length of the step.
+    threshold : float
+        θ.
+    recovery : float
+        Share of an excess over the threshold that the step is to make up for.
+
+    Returns
+    -------
+    Critical
+    Pairs
+    array (k, k)
+    """
+    critical = critical.after(dt / 2)
+    a, V = np.linalg.eigh(critical.A)
+    a = np.where(a < 0, recovery * a, a)
+    A = (V * np.maximum(a, -MIN_RECOVERY_RATE * threshold * dt)) @ V.T  # from beyond the edge, not all at once
+    A = A + dt * critical.missed
+    return critical, Pairs.of(critical), (A + A.T) / 2
 
 
 @cache

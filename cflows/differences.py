@@ -1,8 +1,12 @@
-"""Third derivatives along a few directions by differences of gradients, with an estimate of their rounding error."""
+"""Third derivatives along a few directions by differences of gradients, with an estimate of their rounding error.
+
+And functions of the weights averaged over an oscillation, by differences as well.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -195,3 +199,33 @@ def third_derivatives(
     if lost > 1 / MIN_SIGNAL:
         T = torch.zeros_like(T)
     return T, off, Reach(length, rounding, uses + 1)
+
+
+def spread(
+    h: Callable[[Tensor], Float[Tensor, "m"]], w: Float[Tensor, "n"], F: Float[Tensor, "n r"]
+) -> tuple[Float[Tensor, "m"], Float[Tensor, "m"]]:
+    """Mean and standard deviation of h(w + δ) for an oscillation δ of covariance Σ = FFᵀ, to leading order.
+
+    The mean is h(w) + ½⟨∇²h, Σ⟩, the variance ⟨∇h ∇hᵀ, Σ⟩. By central differences over a share ε of each column of F,
+    2r + 1 evaluations of h: their errors are of the order of ε² and, from rounding, of machine precision over ε².
+
+    Parameters
+    ----------
+    h : callable, Tensor (n,) -> Tensor (m,)
+        Smooth functions of the weights.
+    w : Tensor (n,)
+    F : Tensor (n, r)
+        Factor of Σ.
+
+    Returns
+    -------
+    mean, deviation : Tensor (m,)
+    """
+    eps = torch.finfo(w.dtype).eps ** (1 / 8)
+    center = h(w).detach()
+    mean, variance = center.clone(), torch.zeros_like(center)
+    for v in F.T:
+        ahead, behind = h(w + eps * v).detach(), h(w - eps * v).detach()
+        mean += (ahead + behind - 2 * center) / (2 * eps**2)
+        variance += ((ahead - behind) / (2 * eps)).square()
+    return mean, variance.sqrt()

@@ -16,8 +16,7 @@ place of 2, and θ² that of 4: the code says θ.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,13 +24,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import sdcp
-from .critical import Critical, Modes, Pairs, float64
+from .critical import Critical, Modes, Pairs, expected, float64
 from .errors import DivergenceError
 from .objective import Objective
 from .optimizers import Optimizer
 
 MAX_DEVIATION = 10.0  # of the oscillation, in lengths of w: far beyond it no second-order expansion means anything
-MIN_RECOVERY_RATE = 0.1  # an eigenvalue above θ falls by this share of θ a unit of time: the optimizer needs about ten
 INERT = 1e-6  # share of the largest eigenvalue of B in units of each direction; T is not known that well
 TIED = 1e-4  # thresholds: what is so little below, on average, counts as at the threshold
 MIN_EXPONENT = 1e-6  # λ dt, in the φ-functions, which lose digits below; negative ones are left to Heun's method
@@ -77,7 +75,7 @@ class Point(NamedTuple):
     p, own : Tensor (n,) or ()
         Preconditioner, and that of the optimizer's own ν (``with_own``).
     dw, dnu : Tensor (n,), and like ν
-        Velocity of the stable flow.
+        Velocity of the stable flow: with momentum that of m, where the penalty acts on m.
     """
 
     opt: Optimizer
@@ -90,11 +88,14 @@ class Point(NamedTuple):
     dnu: Tensor
 
     @classmethod
-    def of(cls, opt: Optimizer, nu: Tensor, t: float, g: Float[Tensor, "n"]) -> Point:
-        """Arguments are those of `velocity`."""
+    def of(
+        cls, opt: Optimizer, nu: Tensor, t: float, g: Float[Tensor, "n"], m: Tensor | None = None, decay: Any = 0
+    ) -> Point:
+        """Arguments are those of `velocity`; with momentum m, and what a weight decay takes away."""
         own = opt.preconditioner(opt.with_own(nu, g), t)
         dnu = opt.rate * (opt.moment(g.square()) - nu)
-        return cls(opt, nu, t, g, opt.preconditioner(nu, t), own, -g / own, dnu)
+        dw = -g / own if m is None else torch.where(opt.moves(nu), -m / own, 0.0) - decay
+        return cls(opt, nu, t, g, opt.preconditioner(nu, t), own, dw, dnu)
 
     def velocity(self, sigma: Oscillation | None = None) -> tuple[Float[Tensor, "n"], Tensor]:
         """As of `velocity`."""
@@ -171,6 +172,10 @@ class Drift(NamedTuple):
         """The sum of both parts (k, k, k, k)."""
         return self.curvature + self.growth
 
+    def delayed(self, share: float) -> Drift:
+        """Where no more than a share of the penalty reaches w within a step, the rest being in m."""
+        return self._replace(curvature=share * self.curvature)
+
 
 class Balance(NamedTuple):
     """Rates (per unit of time) at which the eigenvalues are moved, averaged over the oscillating directions.
@@ -217,6 +222,8 @@ class Step(NamedTuple):
         Averaged over the step; None if nothing is critical.
     second_order : float
         Its second-order part relative to the first, leaving out the linear force along modes.
+    m : Tensor (n,), optional
+        Average of gradients at its end, with momentum.
     """
 
     w: Float[Tensor, "n"]
@@ -225,6 +232,7 @@ class Step(NamedTuple):
     A: Float[np.ndarray, "k k"]
     drift: Drift | None
     second_order: float
+    m: Float[Tensor, "n"] | None = None
 
     def least(self, threshold: float) -> Step:
         """With the least X of all that have the same B[X], if what oscillates then is as good as at the threshold.
@@ -324,16 +332,10 @@ def step(
     start = Point.of(opt, nu, t, g)
     p = start.p
     if critical is not None:
-        critical = critical.after(dt / 2)
-        pairs = Pairs.of(critical)
-        a, V = np.linalg.eigh(critical.A)
-        A = (V * np.maximum(a, -MIN_RECOVERY_RATE * opt.threshold * dt)) @ V.T  # from beyond the edge, not all at once
-        A = A + dt * critical.missed
-        A = (A + A.T) / 2
+        critical, pairs, A = expected(critical, dt, opt.threshold)
         first = start.drift(critical, span, pairs)
-        length = max(float((p * x.square()).sum()) for x in (w, f.w0, g / p))
-        most, tolerance = MAX_DEVIATION**2 * length, torch.finfo(w.dtype).eps ** 0.5
-        X = _covariance(A, dt, first, most, tolerance, opt.threshold)
+        most = MAX_DEVIATION**2 * max(float((p * x.square()).sum()) for x in (w, f.w0, g / p))
+        X = covariance(A, dt, first, most, opt.threshold, w.dtype)
         sigma = Oscillation.of(critical, X, pairs)
 
     none = w.new_empty(w.numel(), 0)
@@ -350,7 +352,7 @@ def step(
     end = Point.of(opt, (nu + dt * dnu).clamp(min=0), t + dt, f.value_and_grad(w + way)[1])
     if critical is not None:
         mean = Drift(*((a + b) / 2 for a, b in zip(first, end.drift(critical, span, pairs), strict=True)))
-        X = _covariance(A, dt, mean, most, tolerance, opt.threshold)
+        X = covariance(A, dt, mean, most, opt.threshold, w.dtype)
         sigma = Oscillation.of(critical, X, pairs)
         A = critical.A + dt * (critical.missed + mean.alpha + np.einsum("abcd,cd->ab", mean.B, X))
     (dw, dnu), (dw_end, dnu_end) = start.velocity(sigma), end.velocity(sigma)
@@ -360,8 +362,32 @@ def step(
     return Step(w, (nu + dt * (dnu + dnu_end) / 2).clamp(min=0), X, A, mean, float(second_order))
 
 
-def _covariance(A: np.ndarray, dt: float, drift: Drift, most: float, tolerance: float, threshold: float) -> np.ndarray:
-    """X of a step, none of whose variances may be expected above ``most``."""
+def covariance(
+    A: np.ndarray, dt: float, drift: Drift, most: float, threshold: float, dtype: torch.dtype
+) -> Float[np.ndarray, "k k"]:
+    """X of a step, SDCP(A + dt α, dt B), none of whose variances may be expected above ``most``.
+
+    Parameters
+    ----------
+    A : array (k, k)
+    dt : float
+    drift : Drift
+    most : float
+    threshold : float
+        θ.
+    dtype : torch.dtype
+        In which A was computed.
+
+    Returns
+    -------
+    array (k, k)
+
+    Raises
+    ------
+    DivergenceError, ConvergenceError
+        As of `step`.
+    """
+    tolerance = torch.finfo(dtype).eps ** 0.5
     if not all(np.isfinite(part).all() for part in (A, *drift)):
         raise DivergenceError("a derivative along the critical eigenvectors is not finite")
     A, B = A + dt * drift.alpha, dt * drift.B
@@ -375,33 +401,3 @@ def _covariance(A: np.ndarray, dt: float, drift: Drift, most: float, tolerance: 
                 "central flow"
             )
     return sdcp.solve(A, B).X
-
-
-def spread(
-    h: Callable[[Tensor], Float[Tensor, "m"]], w: Float[Tensor, "n"], F: Float[Tensor, "n r"]
-) -> tuple[Float[Tensor, "m"], Float[Tensor, "m"]]:
-    """Mean and standard deviation of h(w + δ) for an oscillation δ of covariance Σ = FFᵀ, to leading order.
-
-    The mean is h(w) + ½⟨∇²h, Σ⟩, the variance ⟨∇h ∇hᵀ, Σ⟩. By central differences over a share ε of each column of F,
-    2r + 1 evaluations of h: their errors are of the order of ε² and, from rounding, of machine precision over ε².
-
-    Parameters
-    ----------
-    h : callable, Tensor (n,) -> Tensor (m,)
-        Smooth functions of the weights.
-    w : Tensor (n,)
-    F : Tensor (n, r)
-        Factor of Σ.
-
-    Returns
-    -------
-    mean, deviation : Tensor (m,)
-    """
-    eps = torch.finfo(w.dtype).eps ** (1 / 8)
-    center = h(w).detach()
-    mean, variance = center.clone(), torch.zeros_like(center)
-    for v in F.T:
-        ahead, behind = h(w + eps * v).detach(), h(w - eps * v).detach()
-        mean += (ahead + behind - 2 * center) / (2 * eps**2)
-        variance += ((ahead - behind) / (2 * eps)).square()
-    return mean, variance.sqrt()

@@ -2,7 +2,7 @@
 
 All three take the step w ← w - g / p. They differ in the *moment* of the gradient that ν averages:
 g² for each weight, ‖g‖² for all, or nothing. `Optimizer` lists all that flows need of one. Another optimizer is a
-subclass, registered in `OPTIMIZERS`.
+subclass, registered in `OPTIMIZERS`. Those with momentum are in `cflows.momentum`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _number(value: object, name: str) -> float:
 class Optimizer(ABC):
     """What the discrete process and the flows need of an optimizer w ← w - m / p(ν, t), p the diagonal of P.
 
-    What an oscillation adds to the mean squared gradient, `excess`, is equation :eq:`eq-mean-square`.
+    What an oscillation adds to the mean squared gradient, `excess`, is :eq:`eq-mean-square`. Without memory m is g.
 
     Parameters
     ----------
@@ -79,8 +79,20 @@ class Optimizer(ABC):
 
     @property
     def threshold(self) -> float:
-        """Eigenvalue of P⁻¹H at which the optimizer begins to oscillate along its eigenvector: 2 without momentum."""
-        return 2.0
+        """Eigenvalue of P⁻¹H at which the optimizer begins to oscillate along its eigenvector: 2 without momentum.
+
+        With it 2 (1+β₁) / (1-β₁), for a constant preconditioner: where w → -w, m is (1-β₁) / (1+β₁) of the gradient.
+        """
+        return 2 * (1 + self.memory) / (1 - self.memory)
+
+    @property
+    def memory(self) -> float:
+        """β₁ of the momentum m ← β₁m + (1-β₁)g; 0 without."""
+        return 0.0
+
+    def decay(self, t: float) -> float:
+        """Share of the weights that the t-th step takes away besides (decoupled weight decay); here 0."""
+        return 0.0
 
     @property
     @abstractmethod
@@ -110,7 +122,7 @@ class Optimizer(ABC):
     def momentum(
         self, m: Float[Tensor, "n"] | None, g: Float[Tensor, "n"], t: float
     ) -> tuple[Float[Tensor, "n"] | None, Float[Tensor, "n"]]:
-        """What the t-th step remembers of gradients, and what it divides by p; here nothing, and the gradient.
+        """What the t-th step remembers of gradients, and what it divides by p; nothing and g, or β₁m + (1-β₁)g twice.
 
         Parameters
         ----------
@@ -126,7 +138,35 @@ class Optimizer(ABC):
         m : Tensor (n,) or None
         direction : Tensor (n,)
         """
-        return None, g
+        if not self.memory:
+            return None, g
+        m = (1 - self.memory) * g if m is None else self.memory * m + (1 - self.memory) * g
+        return m, m
+
+    def between(self, m: Float[Tensor, "n"] | None, g: Float[Tensor, "n"], t: float) -> Float[Tensor, "n"]:
+        """The m of a flow that starts before the t-th step, with memory: it is half a step older than that of the step.
+
+        The step is w(t+1) - w(t) = -m / p. So its m is the velocity half a step later, and that of the step before half
+        a step earlier.
+
+        Parameters
+        ----------
+        m : Tensor (n,) or None
+            What the step before remembered; None at the first.
+        g : Tensor (n,)
+            Gradient.
+        t : float
+            Number of the step.
+
+        Returns
+        -------
+        Tensor (n,)
+            m_t with half a step's share of the gradient taken out, (m_t - (1-√β₁) g) / √β₁.
+        """
+        root = self.memory**0.5
+        after = self.momentum(m, g, t)[0]
+        assert after is not None
+        return (after - (1 - root) * g) / root
 
     def excess(self, p: Tensor, diag: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
         """What an oscillation adds to the mean squared gradient, θ²p² ⊙ diag Σ.
@@ -145,6 +185,21 @@ class Optimizer(ABC):
         Tensor (n,)
         """
         return self.threshold**2 * p.square() * diag
+
+    def momentum_excess(self, p: Tensor, diag: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """What an oscillation of period two adds to the mean square of m: it is (1-β₁) / (1+β₁) of the gradient there.
+
+        Parameters
+        ----------
+        p, diag
+            As of `excess`.
+
+        Returns
+        -------
+        Tensor (n,)
+            4p² ⊙ diag Σ, without weight decay: the way from an iterate to its opposite is a step.
+        """
+        return self.excess(p, diag) * ((1 - self.memory) / (1 + self.memory)) ** 2
 
     def moves(self, nu: Tensor) -> Tensor:
         """Whether a weight has ever had a gradient (bool, like ν): until then it is at rest."""
@@ -224,7 +279,7 @@ class RMSProp(Optimizer):
             If it has options that RMSProp here has not, or trains other parameters.
         """
         if cls is not RMSProp:
-            raise TypeError(f"{cls.__name__} has no counterpart in torch.optim; use RMSProp.from_torch")
+            raise TypeError(f"{cls.__name__} has no counterpart in torch.optim, or none yet; use RMSProp.from_torch")
         options, nu = rmsprop_state(optimizer, module)
         return _Continued(options["lr"], options["beta2"], options["eps"], _nu=nu)
 

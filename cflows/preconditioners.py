@@ -25,7 +25,7 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
     ----------
     f : Objective
         That of the run.
-    opt : RMSProp
+    opt : RMSProp or Adam
         That of the run.
     tree : xarray.DataTree
         Result of `simulate` with process "central" and ``snapshot_every``.
@@ -38,7 +38,8 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
         Over ``step`` (the snapshots):
 
         - ``speed`` ‖g‖²_{P⁻¹}, the fall of the loss in a step, by ``preconditioner``: "rmsprop", the flow's own;
-          "stationary", P̄; "first-term", P̂; "gradient-descent", ½ S I, with S = ``sharpness``.
+          "stationary", P̄; "first-term", P̂; "gradient-descent", ½ S I, with S = ``sharpness``. With momentum, whose
+          threshold is θ, that of (θ/2) P for each, in (θ/2) steps.
         - ``cosine`` and ``log_correlation`` of the flow's ν (bias-corrected) with ν̄; ``log_correlation_past``: with
           an exponential average of past ν̄ (decay β₂).
         - ``gap``, ``products``, ``rank``, ``seconds`` of each ``program``.
@@ -73,8 +74,8 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
     for i in tqdm(range(taken.sizes["step"]), desc="convex programs", leave=False):
         at = {name: torch.tensor(x.values).to(f.w0) for name, x in taken.isel(step=i).data_vars.items()}
         t = int(taken["step"][i]) + 1 + burn_in
-        lr = opt.learning_rate(t)
-        p = opt.preconditioner(at["nu"], t)
+        lr = opt.learning_rate(t) * (2 / opt.threshold)  # the programs are those of a threshold of 2
+        p = opt.preconditioner(at["nu"], t) * (opt.threshold / 2)
         _, g, hvp = f.linearize(at["weights"])
         start = 2 / lr * at["factor"]
         start = start[:, start.any(0)]

@@ -334,7 +334,7 @@ def differences(there: xr.DataTree, here: xr.DataTree, accuracy: float) -> list[
         process = PROCESSES.get(name)
         further = [RECORDS[x] for x in recorded if x in RECORDS]
         known = [*(x.variable for x in further if name in (x.processes or (name,)))]
-        known += process.variables if process else ()
+        known += (*process.variables, *process.memory_variables) if process else ()
         tolerances = {variable.name: variable.tolerance for variable in known} if process else COSTS
         if name in stored and name in computed:
             found = _differences(stored[name], computed[name], tolerances, accuracy, name)

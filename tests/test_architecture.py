@@ -14,9 +14,9 @@ PACKAGE = ROOT / "cflows"
 # What a room may import is in its own line or above; see the table in book/architecture.md.
 LAYERS = [
     {"errors", "registry", "_deprecation", "_torch_optim", "files", "records", "_states", "averaging"},
-    {"critical", "quadratic", "optimizers", "eigen", "sdcp", "data", "models"},
+    {"critical", "quadratic", "optimizers", "momentum", "eigen", "sdcp", "data", "models"},
     {"objective", "modules"},
-    {"differences", "flows", "stationary", "gauge"},
+    {"differences", "flows", "leapfrog", "stationary", "gauge"},
     {"processes"},
     {"_options", "_run", "regime", "simulation"},
     {"tasks", "_definitions", "experiments", "store", "preconditioners", "metrics", "report", "survey"},
@@ -74,6 +74,7 @@ LONG = {
     "flows.py": "one step of a flow: its equations and their terms, read from top to bottom",
     "metrics.py": "a list of short functions, each with what it takes and gives",
     "objective/__init__.py": "one class and its constructors",
+    "optimizers.py": "what flows need of an optimizer, and three of them",
     "sdcp.py": "one solver and its fallback",
     "store.py": "files of runs: found, fetched, reduced, compared",
 }

@@ -6,7 +6,7 @@ import torch
 from conftest import hessian, mlp_objective
 
 import cflows
-from cflows import GradientDescent, Objective, RMSProp, ScalarRMSProp, flows, sdcp
+from cflows import GradientDescent, Objective, RMSProp, ScalarRMSProp, differences, flows, sdcp
 from cflows.critical import Critical, Modes
 from cflows.eigen import Eigenpairs
 from cflows.processes import subspace
@@ -160,14 +160,14 @@ def test_spread_of_outputs_against_derivatives():
     def h(w):
         return torch.stack([(w**3).sum(), w.exp().prod(), w[0]])
 
-    mean, deviation = flows.spread(h, w, F)
+    mean, deviation = differences.spread(h, w, F)
     jacobian = torch.autograd.functional.jacobian(h, w)
     bends = [torch.autograd.functional.hessian(lambda w, i=i: h(w)[i], w) for i in range(3)]
     np.testing.assert_allclose(
         mean - h(w), [((F.T @ bend @ F).trace() / 2).item() for bend in bends], rtol=1e-6, atol=1e-12
     )
     np.testing.assert_allclose(deviation, (jacobian @ F).norm(dim=1), rtol=1e-6)
-    still, none = flows.spread(h, w, F[:, :0])
+    still, none = differences.spread(h, w, F[:, :0])
     assert torch.equal(still, h(w))
     assert not none.any()
 

@@ -101,7 +101,7 @@ def test_snapshots_and_what_follows_from_them():
     delta = tree["snapshots/discrete"]["weights"].values[-1] - w
     displacements = (F[:, :k] / np.sqrt(step["variances"].values[:k])).T @ (p * delta)
     np.testing.assert_allclose(step["displacements"][:k], displacements, rtol=1e-8)
-    mean, deviation = cflows.flows.spread(lambda w: w[:3] * w[1], torch.from_numpy(w), torch.from_numpy(F))
+    mean, deviation = cflows.differences.spread(lambda w: w[:3] * w[1], torch.from_numpy(w), torch.from_numpy(F))
     np.testing.assert_allclose(step["predicted_outputs"], mean, rtol=1e-12)
     np.testing.assert_allclose(step["output_deviations"], deviation, rtol=1e-10)
 

@@ -71,6 +71,8 @@ class Settings:
 
 #: Marks a field of a state that may be dropped: where a solver starts, or the signs of eigenvectors. None until known.
 CACHE = {"cache": True}
+#: Marks a field that states of older files do not have.
+ADDED = {"added": True}
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,9 @@ class Process(ABC):
     #: What it is called in messages.
     label: ClassVar[str] = "process"
     #: What it records.
-    variables: ClassVar[tuple[Variable, ...]] = COMMON
+    variables: tuple[Variable, ...] = COMMON
+    #: And besides, or instead, of an optimizer with momentum.
+    memory_variables: ClassVar[tuple[Variable, ...]] = ()
     #: Type of its states.
     state_type: ClassVar[type[State]] = State
     #: Whether snapshots of all weights are taken of it.
@@ -178,6 +182,8 @@ class Process(ABC):
     def __init__(self, settings: Settings, eig_every: int):
         self.settings, self.eig_every = settings, eig_every
         self.f, self.opt = settings.f, settings.opt
+        if self.opt.memory:
+            self.variables = tuple({v.name: v for v in (*self.variables, *self.memory_variables)}.values())
 
     def eig_tol(self, state: Any, top: float) -> float:
         """Largest residual of eigenvalues, relative to the largest of them, if that is known (else NaN)."""

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import flows
+from .. import differences, flows
 from ..critical import float64
 from ..differences import Known, Reach
 from ..objective.terms import NO_TF32
@@ -98,6 +98,11 @@ class Central(Flow):
         ),
     )
 
+    memory_variables: ClassVar = (
+        *Flow.memory_variables,
+        Variable("predicted_momentum_norm_sq", "", "mean squared norm of m: ‖m‖² + Σᵢ 4pᵢ²Σᵢᵢ", 125),
+    )
+
     def eig_tol(self, state, top):
         """As of `Process`, but no more than a tenth of what eigenvectors may turn: those that are off seem to turn."""
         rounding = 100 * torch.finfo(self.f.w0.dtype).eps
@@ -113,7 +118,7 @@ class Central(Flow):
         return state.trend is not None and not state.settled
 
     def start(self, w, nu, t, m=None):
-        return replace(super().start(w, nu, t), dt=1 / self.settings.substeps)
+        return replace(super().start(w, nu, t, m), dt=1 / self.settings.substeps)
 
     def eigenvalues_due(self, state: CentralState, between: bool = False) -> int:
         """How many eigenvalues to compute now, at a whole step or between two; near the edge as the accuracy asks."""
@@ -149,7 +154,7 @@ class Central(Flow):
         assert subspace is not None
         top = max(subspace.modes.values.tolist(), default=0.0)
         soon = math.ceil(1 / max(subspace.arrival, 1 / MAX_REFINEMENT)) if self.near_edge(state) else 1
-        count = max(self.settings.substeps, math.ceil(top / MAX_EXPONENTIAL_STEP), math.ceil(self.opt.rate))
+        count = max(self.settings.substeps, self.steps_due(top, MAX_EXPONENTIAL_STEP), math.ceil(self.opt.rate))
         try:
             dt = 1 / max(state.finer * count, soon)
             first, dt = self.first_step(seen, dt, subspace.critical, subspace.modes)
@@ -188,11 +193,14 @@ class Central(Flow):
             "predicted_grad_norm_sq": seen.row["grad_norm_sq"] + extra.double().sum().item(),
             "trusted": float(not state.doubt and top <= MAX_TRUSTED_SHARPNESS * opt.threshold),
         }
+        if state.m is not None:
+            both = state.m.square() + opt.momentum_excess(p, factor.square().sum(1))
+            row["predicted_momentum_norm_sq"] = both.double().sum().item()
         if len(s.coords):
             row["predicted_grad_sq"] = (g.square() + extra)[s.coords].tolist()
         if s.outputs is not None:
             with NO_TF32():
-                mean, deviation = flows.spread(s.outputs, state.w, factor)
+                mean, deviation = differences.spread(s.outputs, state.w, factor)
             row |= {"predicted_outputs": mean.tolist(), "output_deviations": deviation.tolist()}
         if first.drift is not None and first.X.any():
             rise, curvature, growth = flows.Balance.of(first.drift, first.X)
@@ -262,6 +270,8 @@ class Central(Flow):
         state = replace(state, settled=state.settled or relative <= MAX_TRUSTED_SHARPNESS)
         old = state.subspace
         escaped = state.settled and relative > 1 + MAX_ESCAPE
+        if self.opt.memory and state.trend and state.trend.slope < 0:  # it is on its way back, as fast as m lets it
+            escaped = False
         if escaped and old and state.t - old.refreshed < 1.5:  # more refreshes would not help
             state = replace(state, finer=min(2 * state.finer, MAX_REFINEMENT))
         elif state.finer > 1 and relative < 1 + MAX_ESCAPE / 4:
@@ -312,7 +322,7 @@ class Central(Flow):
                 X = torch.as_tensor(step.X, dtype=step.w.dtype, device=step.w.device)
                 state = replace(state, X=X)
                 subspace, nu = subspace.compensate(self.opt, nu, t)
-            state = replace(state, w=step.w, nu=nu, t=t, subspace=subspace)
+            state = replace(state, w=step.w, nu=nu, m=step.m, t=t, subspace=subspace)
         return state
 
     def snapshot(self, seen):

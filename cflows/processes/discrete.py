@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..records import Variable
 from .base import CACHE, PROCESSES, Observation, Process, State
 
 
@@ -44,6 +45,7 @@ class Discrete(Process):
     label = "optimizer"
     state_type: ClassVar = DiscreteState
     snapshots = True
+    memory_variables: ClassVar = (Variable("momentum_norm_sq", "", "squared norm of m after the step's update"),)
 
     def start(self, w, nu, t, m=None):
         return DiscreteState(w, nu, t, m=m)
@@ -56,7 +58,11 @@ class Discrete(Process):
         assert seen.g is not None
         assert seen.p is not None
         m, direction = self.opt.momentum(state.m, seen.g, state.t)
-        following = seen.state.w - direction / seen.p
+        decay = self.opt.decay(seen.state.t)
+        w = (1 - decay) * seen.state.w if decay else seen.state.w
+        following = w - direction / seen.p
+        if self.opt.memory and m is not None:
+            seen.row["momentum_norm_sq"] = m.double().square().sum().item()
         return DiscreteObservation(**vars(replace(seen, state=replace(seen.state, m=m))), following=following)
 
     def step(self, seen: DiscreteObservation) -> DiscreteState:

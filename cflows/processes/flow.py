@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import flows
+from .. import flows, leapfrog
 from ..differences import Known, Reach, third_derivatives
 from ..errors import DivergenceError
-from .base import CACHE, PROCESSES, Observation, Process, State
+from ..records import Variable
+from .base import ADDED, CACHE, PROCESSES, Observation, Process, State
 
 # All eigenvalues are in thresholds: 1 is the edge of stability.
 EDGE_MARGIN = 0.25  # a flow is near the edge once its top eigenvalue is above 1 - this
@@ -68,6 +69,8 @@ class FlowState(State):
         Whether there is no flow from here on.
     end, doubt : str
         From which step on there is no flow, or it is not to be trusted, and why.
+    m : Tensor (n,), optional
+        Average of gradients, of an optimizer with momentum.
     """
 
     trend: Trend | None = None
@@ -76,6 +79,7 @@ class FlowState(State):
     ended: bool = False
     end: str = ""
     doubt: str = ""
+    m: Float[Tensor, "n"] | None = field(default=None, metadata=ADDED)
 
     def stopped(self, i: int, why: str) -> Any:
         """Ended at step i: from the next one on all is NaN."""
@@ -91,9 +95,12 @@ class FlowState(State):
 
 
 class Flow(Process):
-    """A flow starts from the ν that the optimizer's next step uses."""
+    """A flow starts from the ν that the optimizer's next step uses, and from the m between that of the last and it."""
 
     label = "flow"
+    memory_variables: ClassVar[tuple[Variable, ...]] = (
+        Variable("grad_norm_sq", "", "squared norm of the gradient, which free swings of the mean are a part of", 125),
+    )
     state_type: ClassVar[type[FlowState]] = FlowState
     default_eig_every = 0
 
@@ -106,7 +113,9 @@ class Flow(Process):
             )
 
     def start(self, w, nu, t, m=None):
-        return self.state_type(w, self.opt.update(nu, self.f.value_and_grad(w)[1]), t)
+        g = self.f.value_and_grad(w)[1]
+        m = self.opt.between(m, g, t) if self.opt.memory else None
+        return self.state_type(w, self.opt.update(nu, g), t, m=m)
 
     def evaluate(self, state, i, eigs):
         seen = super().evaluate(state, i, eigs)
@@ -132,13 +141,22 @@ class Flow(Process):
         """A step of length dt from an observed state."""
         s: Any = seen.state
         assert seen.g is not None
-        step = flows.step(self.f, self.opt, s.w, s.nu, s.t, dt, seen.g, critical, modes)
+        if s.m is None:
+            step = flows.step(self.f, self.opt, s.w, s.nu, s.t, dt, seen.g, critical, modes)
+        else:
+            step = leapfrog.step(self.f, self.opt, s.w, s.nu, s.t, dt, seen.g, s.m, critical)
         if MAX_DISCARDED < step.second_order < math.inf and dt * MAX_SUBSTEPS <= 1:
             raise flows.EndedError(
                 f"the flow changes faster than {MAX_SUBSTEPS} steps in a unit of time can follow: it runs away from a "
                 "saddle, along weights whose gradients were all but zero before; start elsewhere, or use a larger eps"
             )
         return step
+
+    def steps_due(self, top: float, most: float) -> int:
+        """Steps in a unit of time that a largest eigenvalue asks for; ``most`` is that of λ dt without momentum."""
+        if self.opt.memory:
+            return math.ceil(max(leapfrog.STEPS * max(top / self.opt.threshold, 1.0) ** 0.5, 1.0))
+        return math.ceil(top / most)
 
     def first_step(self, seen: Observation, dt: float, critical=None, modes=None) -> tuple[flows.Step, float]:
         """The first step of a unit of time, and its length: as many fit into the unit as the flow bends in it."""
@@ -197,7 +215,7 @@ class Stable(Flow):
         if state.ended:
             return state.nowhere()
         top = state.trend.top if state.trend else 0.0
-        dt = 1 / max(1, math.ceil(top / MAX_HEUN_STEP), math.ceil(self.opt.rate))
+        dt = 1 / max(1, self.steps_due(top, MAX_HEUN_STEP), math.ceil(self.opt.rate))
         start = state.t
         try:
             step, dt = self.first_step(seen, dt)
@@ -206,7 +224,7 @@ class Stable(Flow):
                 if j > 0:
                     seen = replace(seen, state=state, g=self.f.value_and_grad(state.w)[1])
                     step = self.flow_step(seen, dt)
-                state = replace(state, w=step.w, nu=step.nu, t=start + (j + 1) / count, dt=dt)
+                state = replace(state, w=step.w, nu=step.nu, m=step.m, t=start + (j + 1) / count, dt=dt)
         except flows.EndedError as error:
             return state.stopped(seen.i, str(error)).nowhere()
         return state

@@ -1,4 +1,4 @@
-"""The stationary flow of RMSProp, with its curvature penalty and without."""
+"""The stationary flow of RMSProp or Adam, with its curvature penalty and without."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import stationary
 from ..critical import float64
+from ..momentum import Adam, AdamW
 from ..optimizers import RMSProp
 from ..records import Variable
 from .base import COMMON, PROCESSES, Observation
@@ -37,7 +38,7 @@ class Solved:
     t : float
         Its time.
     p : Tensor (n,)
-        P̄.
+        (θ/2) P̄, which the program gives for a threshold of 2.
     penalty : Tensor (n,)
         ½ ∇⟨Σ̄, H⟩.
     """
@@ -79,6 +80,9 @@ class StationaryState(FlowState):
 class Stationary(Flow):
     """The stationary flow of RMSProp, equation :eq:`eq-stationary-flow`: w alone, with P̄(w) and Σ̄(w) of the program.
 
+    For Adam, whose threshold is θ, (θ/2) P̄ and Σ̄ are those of the program with the learning rate 2η/θ, and w moves
+    with the averaged gradient m.
+
     P̄ and ½ ∇⟨Σ̄, H⟩ change slowly. They are solved for at some steps, from where they were before, and extrapolated
     from the last two solutions over the steps between, but never below abs(g) / η, which P̄ never is. How far the
     extrapolated velocity is off at the next solution says how long the interval may be. The step that led there is not
@@ -104,16 +108,20 @@ class Stationary(Flow):
 
     @classmethod
     def check(cls, opt):
-        if type(opt) is not RMSProp:
-            raise ValueError(f"opt is {type(opt).__name__}; the stationary flows are those of RMSProp")
+        if type(opt) not in (RMSProp, Adam, AdamW):
+            raise ValueError(f"opt is {type(opt).__name__}; the stationary flows are those of RMSProp and Adam")
         super().check(opt)
 
     def preconditioner(self, state, g):
         return self.bounded(state.extrapolated(state.t)[0], g, state.t)
 
+    def rate(self, t: float) -> float:
+        """2η/θ, the learning rate of the program."""
+        return self.opt.learning_rate(t) * (2 / self.opt.threshold)
+
     def bounded(self, p: Float[Tensor, "n"], g: Float[Tensor, "n"], t: float) -> Float[Tensor, "n"]:
-        """p, but no less than abs(g) / η."""
-        return torch.maximum(p, g.abs() / self.opt.learning_rate(t))
+        """P̄ of (θ/2) P̄, but no less than abs(g) / η."""
+        return torch.maximum(p, g.abs() / self.rate(t)) * (2 / self.opt.threshold)
 
     def updated(self, state, g):
         return replace(state, nu=(self.opt.learning_rate(state.t) * self.preconditioner(state, g)).square())
@@ -124,8 +132,8 @@ class Stationary(Flow):
         if i < branch or state.ended or (source and source.state.ended):
             return Observation(i, replace(state.nowhere(), ended=i >= branch))
         if source:
-            lr = self.opt.learning_rate(source.state.t)
-            state = replace(state, w=source.state.w, t=source.state.t, V=2 / lr * source.factor)  # type: ignore[attr-defined]
+            at, V = source.state, 2 / self.rate(source.state.t) * source.factor  # type: ignore[attr-defined]
+            state = replace(state, w=at.w, m=at.m, t=at.t, V=V)
         row: dict = {}
         if state.last is None or state.t >= state.last.t + state.interval - 1e-9:
             state, row = self.solved(state)
@@ -134,14 +142,17 @@ class Stationary(Flow):
             seen = replace(seen, state=replace(seen.state, interval=1.0))  # what is extrapolated has gone astray
         V, p = seen.state.V, seen.p
         assert p is not None
-        X = self.opt.learning_rate(state.t) ** 2 / 4 * float64(V.T @ (p[:, None] * V))
+        X = self.rate(state.t) ** 2 / 4 * float64(V.T @ (p[:, None] * V))
         variances = np.linalg.eigvalsh((X + X.T) / 2)[::-1].clip(min=0)
-        row |= {"variances": variances.tolist(), "predicted_loss": seen.row["loss"] + float(variances.sum())}
+        row |= {
+            "variances": variances.tolist(),
+            "predicted_loss": seen.row["loss"] + self.opt.threshold / 2 * float(variances.sum()),
+        }
         return replace(seen, row=seen.row | row)
 
     def solved(self, state: StationaryState) -> tuple[StationaryState, dict[str, float]]:
         """With P̄ at w. How far its extrapolation was off sets when the next solution is due."""
-        lr, t = self.opt.learning_rate(state.t), state.t
+        lr, t = self.rate(state.t), state.t
         _, g, hvp = self.f.linearize(state.w)
         found = stationary.solve(hvp, g, lr, start=state.V)
         X, Q = torch.linalg.eigh(found.factor.T @ (found.p[:, None] * found.factor))
@@ -160,7 +171,7 @@ class Stationary(Flow):
         else:
             p, expected = state.extrapolated(t)
             velocity = (g + penalty) / found.p
-            off = (g + expected) / self.bounded(p, g, t) - velocity
+            off = (g + expected) / (self.opt.threshold / 2 * self.bounded(p, g, t)) - velocity
             error = ((found.p * off.square()).sum() / (found.p * velocity.square()).sum()).sqrt().item()
             row["extrapolation"] = error
             growth = min(MAX_INTERVAL_GROWTH, math.sqrt(VELOCITY_ERROR * self.settings.accuracy / max(error, 1e-12)))
@@ -181,15 +192,20 @@ class Stationary(Flow):
 
     def advanced(self, state: StationaryState, g: Float[Tensor, "n"]) -> StationaryState:
         """One unit of time later, with the solution extrapolated."""
-        start, t, dt = state.w, state.t, 1.0
-        total, slope = torch.zeros_like(start), torch.zeros_like(start)
+        (w, m), t, dt, opt = (state.w, state.m), state.t, 1.0, self.opt
+        slopes: list[Tensor] = [torch.zeros_like(w)] * 2
+        total = list(slopes)
         for c, share in STAGES:
-            w = start + c * dt * slope
-            g = g if c == 0 else self.f.value_and_grad(w)[1]
+            here = w + c * dt * slopes[0]
+            g = g if c == 0 else self.f.value_and_grad(here)[1]
             p, penalty = state.extrapolated(t + c * dt)
-            slope = -(g + penalty) / self.bounded(p, g, t + c * dt)
-            total = total + share * slope
-        return replace(state, w=start + dt * total, t=t + dt)
+            mean, decay, push = g + penalty, opt.decay(t + c * dt), g + penalty
+            if m is not None:
+                push = m + c * dt * slopes[1]
+                slopes[1] = math.log(1 / opt.memory) * (mean - push)
+            slopes[0] = -push / self.bounded(p, g, t + c * dt) - (decay * here if decay else 0.0)
+            total = [a + share * b for a, b in zip(total, slopes, strict=True)]
+        return replace(state, w=w + dt * total[0], m=None if m is None else m + dt * total[1], t=t + dt)
 
 
 @PROCESSES.register("ablated_stationary")

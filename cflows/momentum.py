@@ -1,0 +1,174 @@
+"""Optimizers with momentum: the heavy ball, Adam and AdamW, whose step is w ← w - m / p with m ← β₁m + (1-β₁)g.
+
+m is always the *averaged* gradient, and any other scale of it is in p. So the threshold θ = 2 (1+β₁) / (1-β₁) of P⁻¹H
+and the flows are the same for all of them. With β₁ = 0 they are gradient descent and RMSProp.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from .optimizers import OPTIMIZERS, GradientDescent, RMSProp, _number
+
+
+def _share(value: object, name: str) -> float:
+    number = _number(value, name)
+    if not 0 <= number < 1:
+        raise ValueError(f"{name} is {number}; it must be in [0, 1)")
+    return number
+
+
+@OPTIMIZERS.register("HeavyBall")
+@dataclass(frozen=True)
+class HeavyBall(GradientDescent):
+    """Gradient descent with momentum: b ← βb + (1-δ)g, then w ← w - ηb.
+
+    That is ``torch.optim.SGD`` with momentum β and dampening δ, whose first b is g itself: the classical heavy ball
+    :cite:`polyak1964` with δ = 0, averaged gradients with δ = β. In terms of m = (1-β)/(1-δ) b, an average of
+    gradients, the preconditioner is p = (1-β) / ((1-δ)η).
+
+    Parameters
+    ----------
+    lr : float, or callable t -> float
+        Learning rate η > 0, or a schedule of it (t = 1 at the first step).
+    beta : float
+        Momentum β in [0, 1).
+    dampening : float
+        δ in [0, 1).
+
+    Examples
+    --------
+    >>> HeavyBall(0.1, beta=0.5).threshold  # of P⁻¹H, where p = 5: the curvature reaches 30 = 2 (1 + β) / η
+    6.0
+    """
+
+    beta: float = 0.9
+    dampening: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("beta", "dampening"):
+            object.__setattr__(self, name, _share(getattr(self, name), name))
+
+    @property
+    def memory(self) -> float:
+        """β."""
+        return self.beta
+
+    def preconditioner(self, nu: Tensor, t: float) -> Tensor:
+        """p = (1-β) / ((1-δ)η), ()."""
+        return super().preconditioner(nu, t) * ((1 - self.beta) / (1 - self.dampening))
+
+    def momentum(
+        self, m: Float[Tensor, "n"] | None, g: Float[Tensor, "n"], t: float
+    ) -> tuple[Float[Tensor, "n"] | None, Float[Tensor, "n"]]:
+        """βm + (1-β)g twice; at the first step (1-β)/(1-δ) g, as PyTorch has it."""
+        if m is None and self.dampening and self.beta:
+            m = (1 - self.beta) / (1 - self.dampening) * g
+            return m, m
+        return super().momentum(m, g, t)
+
+
+@OPTIMIZERS.register("Adam")
+@dataclass(frozen=True, kw_only=True)
+class Adam(RMSProp):
+    """Adam :cite:`kingma2015`: m ← β₁m + (1-β₁)g, ν ← β₂ν + (1-β₂)g², then w ← w - m̂ / (√ν̂ + ε) · η.
+
+    Equation :eq:`eq-adam`, with an ε; its threshold is :eq:`eq-adam-threshold`.
+    Both start at zero; with bias correction m̂ = m / (1-β₁ᵗ) and ν̂ = ν / (1-β₂ᵗ) at the t-th step, which is
+    ``torch.optim.Adam``. The correction of m is in the preconditioner, p = (1-β₁ᵗ)(√ν̂ + ε) / η, so that the step is
+    -m / p. With β₁ = 0 this is `RMSProp`.
+
+    Parameters
+    ----------
+    lr : float, or callable t -> float
+        Learning rate η > 0, or a schedule of it (t = 1 at the first step). Flows ask a schedule at real t, up to one
+        past the last step.
+    beta1 : float
+        Decay β₁ in [0, 1) of the averaged gradient.
+    beta2 : float
+        Decay β₂ in [0, 1) of the averaged square. Flows need β₂ > 0.
+    eps : float
+        ε ≥ 0, as of `RMSProp`.
+    bias_correction : bool
+        Whether both averages are corrected for their start at zero.
+
+    Examples
+    --------
+    >>> round(Adam(1e-3, beta1=0.9).threshold, 12)
+    38.0
+    """
+
+    beta2: float = 0.999
+    eps: float = 0.0
+    bias_correction: bool = True
+    beta1: float = 0.9
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "beta1", _share(self.beta1, "beta1"))
+
+    @property
+    def memory(self) -> float:
+        """β₁."""
+        return self.beta1
+
+    def _scale(self, t: float) -> float:
+        return 1 - self.beta1**t if self.bias_correction else 1.0
+
+    def between(self, m: Float[Tensor, "n"] | None, g: Float[Tensor, "n"], t: float) -> Float[Tensor, "n"]:
+        """As of `Optimizer`, but in proportion to 1-β₁ᵗ, as after the step: (1-β₁ᵗ)g if all gradients were g."""
+        return super().between(m, g, t) * (self._scale(t) / self._scale(t - 0.5))
+
+    def preconditioner(self, nu: Tensor, t: float) -> Tensor:
+        """p = (1-β₁ᵗ)(√ν̂ + ε) / η, like ν."""
+        return super().preconditioner(nu, t) * self._scale(t)
+
+    def dp_dnu(self, nu: Tensor, t: float) -> Tensor:
+        """∂p / ∂ν, as of `RMSProp`, times (1-β₁ᵗ)."""
+        return super().dp_dnu(nu, t) * self._scale(t)
+
+
+@OPTIMIZERS.register("AdamW")
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay λ :cite:`loshchilov2019`: w ← (1-ηλ) w - m / p, ``torch.optim.AdamW``.
+
+    Equation :eq:`eq-adamw`.
+    The decay acts outside of the gradient. Neither m nor ν contains it. It leaves 2 - ηλ of the 2 that an iterate has
+    to move to be its opposite, so the threshold is (2-ηλ) (1+β₁) / (1-β₁); under a schedule, that of its first η.
+
+    Parameters
+    ----------
+    lr, beta1, beta2, eps, bias_correction
+        As of `Adam`.
+    weight_decay : float
+        λ ≥ 0, with ηλ < 1.
+    """
+
+    weight_decay: float = 1e-2
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "weight_decay", _number(self.weight_decay, "weight_decay"))
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay is {self.weight_decay}; it must be finite and not negative")
+        self.decay(1)
+
+    def decay(self, t: float) -> float:
+        """ηλ at the t-th step."""
+        share = self.learning_rate(t) * self.weight_decay
+        if share >= 1:
+            raise ValueError(
+                f"lr · weight_decay is {share:.3g}; a step takes that share of the weights, so keep it well below 1"
+            )
+        return share
+
+    @property
+    def threshold(self) -> float:
+        """(2-ηλ) (1+β₁) / (1-β₁)."""
+        return (1 - self.decay(1) / 2) * super().threshold
