@@ -197,7 +197,9 @@ def test_the_runs_of_the_repository_are_what_the_code_gives(path, monkeypatch):
 
 
 def test_the_runs_of_the_repository_are_small():
-    assert sum(path.stat().st_size for path in RUNS) < 1e7
+    sizes = {path.name: path.stat().st_size for path in RUNS}
+    assert sum(sizes.values()) < 1.2e7
+    assert sum(size for name, size in sizes.items() if not name.startswith("adam")) < 8e6
 
 
 @pytest.mark.parametrize(("preset", "kept"), [("laptop", 2000), ("", 0)])
