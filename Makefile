@@ -7,7 +7,7 @@
 # make bench        measure: benchmarks/results/*.json, which the book shows (some hours; BENCH="sdcp flow" for some of it)
 PYTHON ?= python3
 PRESET ?= laptop
-BENCH ?= default stationary network scale sdcp growth flow laboratory
+BENCH ?= gauge default stationary network scale sdcp growth flow laboratory
 BIN := .venv/bin
 # tests that run with annotations checked at every call, which takes twice the time
 CHECKED := $(addprefix tests/test_,eigen.py flows.py metrics.py optimizers.py quadratic.py sdcp.py seams.py states.py)

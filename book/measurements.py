@@ -277,6 +277,26 @@ def laboratory(entries: Sequence[dict]) -> list[str]:
     ]
 
 
+def gauge(entries: Sequence[dict]) -> list[str]:
+    rows = []
+    for e in entries:
+        plain = e["rows"]["none"]
+        rows.append([f"{e['weights']:,}", "no report", seconds(plain["seconds"]), "", f"{plain['memory']:.2f} GB"])
+        for name, x in e["rows"].items():
+            if name != "none":
+                more = (x["seconds"] - plain["seconds"]) / plain["seconds"]
+                rows.append(["", name, seconds(x["seconds"]), f"{more:.0%}", f"{x['memory']:.2f} GB"])
+    return [
+        "## The gauge",
+        "",
+        "A step of Adam with a report of {class}`cflows.Gauge <cflows.gauge.Gauge>` at every step, by method: "
+        "perceptrons on a batch of 256, the probe batch too. *More* is what the report adds to the step. With a report "
+        "at every tenth step the share is a tenth of it. Memory is the peak of the process, PyTorch itself included.",
+        "",
+        *table(["weights", "report", "a step", "more", "memory"], rows),
+    ]
+
+
 def page(results: dict[str, dict], remarks: str = "", gpu: dict | None = None, run: xr.DataTree | None = None) -> str:
     lines = [
         "(benchmarks)=",
@@ -325,6 +345,8 @@ def page(results: dict[str, dict], remarks: str = "", gpu: dict | None = None, r
         ]
     if "laboratory" in results:
         lines += [*laboratory(entries["laboratory"]), origin(results["laboratory"]), ""]
+    if "gauge" in results:
+        lines += [*gauge(entries["gauge"]), origin(results["gauge"]), ""]
     if "network" in results:
         lines += [*network(entries["network"]), origin(results["network"]), ""]
     if "scale" in results:
