@@ -113,9 +113,9 @@ class Run:
             self.rows[name].append(row)
         for name, arrays in taken.items():
             self.snapshots[name][i] = {key: x.cpu() for key, x in arrays.items()}
-        for name, process in self.processes.items():
-            _tell(process.label, seen[name].message, self.states[name], following[name])
-        self.states, self.done = following, i + 1
+        before, self.states, self.done = self.states, following, i + 1
+        for name, process in self.processes.items():  # a warning may be an error
+            _tell(process.label, seen[name].message, before[name], following[name])
 
     @property
     def status(self) -> str:

@@ -85,7 +85,7 @@ LIMITS = {  # products, rounds, products with the model
     "low rank, direct": (225, 3, 0),
     "clustered": (93, 11, 2500),
     "indefinite": (150, 14, 4200),
-    "negative": (100, 30, 1200),  # 10 to 26 rounds, as rounding has it
+    "negative": (100, 30, 1500),  # 10 to 26 rounds and up to 1,400 products, as the rounding of a processor has it
     "network, float32": (96, 9, 1300),
     "network, first term": (190, 14, 3000),
     "graded": (70, 10, 2200),

@@ -149,7 +149,7 @@ def test_options_are_routed_to_the_part_that_has_them():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"optimizer": "Adam"}, ValueError, "no optimizer 'Adam'; there are RMSProp, ScalarRMSProp, GradientDescent"),
+        ({"optimizer": "Lion"}, ValueError, "no optimizer 'Lion'; there are RMSProp, ScalarRMSProp, GradientDescent"),
         ({"optimizer": 3}, TypeError, "optimizer is 3; give one that is registered: RMSProp"),
         ({"task": "mnist"}, ValueError, "no task 'mnist'; there are cifar-resnet"),
         ({"optimizer": "RMSProp"}, TypeError, "RMSProp: .*missing .*'beta2'"),
