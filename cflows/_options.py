@@ -158,7 +158,7 @@ def values(outputs: Outputs, w: Tensor) -> Tensor:
 
 def _signature(opt: Optimizer, steps: int) -> str:
     """What an optimizer is, a schedule by its values."""
-    options = {k: v for k, v in vars(opt).items() if k != "lr" and not k.startswith("_")}
+    options = {k: digest(v) if isinstance(v, Tensor) else v for k, v in vars(opt).items() if k != "lr"}
     lr = [opt.learning_rate(t) for t in range(1, steps + 1)] if callable(opt.lr) else opt.learning_rate(1)
     kind = type(opt)
     name = kind.__name__ if kind.__module__.startswith("cflows.") else f"{kind.__module__}.{kind.__qualname__}"

@@ -289,6 +289,13 @@ def test_wrong_second_derivatives_are_found():
     with pytest.warns(UserWarning, match="not those of its gradient"):
         Gauge(optim.SGD([w], lr=0.1), lambda: (Cube.apply(w) + 0.1 * w**2).sum()).measure()
     assert torch.equal(w.detach(), torch.ones(3))
+    optimizer, found = optim.SGD([w], lr=0.1), []
+    gauge = Gauge(optimizer, lambda: (Cube.apply(w) + 0.1 * w**2).sum())
+    gauge.attach(found.append, 1, "product")
+    (w**2).sum().backward()
+    with pytest.warns(UserWarning, match="not those of its gradient"):
+        optimizer.step()
+    assert len(found) == 1
 
 
 def test_weights_at_rest_do_not_count():

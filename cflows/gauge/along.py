@@ -60,6 +60,7 @@ class Watch:
         self.optimizer, self.probe, self.report, self.every, self.method = optimizer, probe, report, every, method
         self.look: Callable[[], Any] | None = None  # instead of what is seen along a step
         self.taken = 0
+        self.checked = False  # whether second derivatives are known to be right, or to be wrong
         self.weights: dict[Tensor, Tensor] = {}
         self.gradients: dict[Tensor, Tensor | None] = {}
         self.late: Callable[[], Quotient] | None = None  # what the next gradients are needed for
@@ -109,12 +110,17 @@ class Watch:
     def _product(self, now: Step, way: Tensor) -> float:
         """ΔᵀHΔ, by a product."""
 
-        def compute() -> float:
+        def compute() -> Tensor:
             _, gradient = self.probe.gradient(now.parameters, create_graph=True)
-            return float((now.sign * way * self.probe.product(gradient, now.parameters, way)).sum())
+            return self.probe.product(gradient, now.parameters, way)
 
         with untouched(self.probe.module):
-            return within(None, None, compute)
+            product = within(None, None, compute)
+        if not self.checked and way.any():
+            self.checked = True
+            with untouched(self.probe.module):  # with the same random numbers
+                within(None, None, lambda: self.probe.check(now.parameters, way, product))
+        return float((now.sign * way * product).sum())
 
     def _three_losses(self, now: Step, way: Tensor) -> tuple[float, float]:
         """ΔᵀHΔ and the critical learning rate, from the loss before the step, half-way and after it."""

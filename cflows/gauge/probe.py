@@ -67,8 +67,8 @@ class Probe:
         if off > MAX_ERROR * float(Hu.norm()) + rounding:
             warnings.warn(
                 "PyTorch's second derivatives of this loss are not those of its gradient (a fused kernel, a function "
-                f"with a backward of its own): along the first eigenvector they are off by {off / float(Hu.norm()):.0%}"
-                " from a difference of gradients, so that the eigenvalues are wrong",
+                f"with a backward of its own): where it was looked they are off by {off / float(Hu.norm()):.0%} "
+                "from a difference of gradients, so that the curvature is wrong",
                 stacklevel=3,
             )
 
