@@ -102,7 +102,7 @@ def survey(preset: experiments.Preset = "laptop", device: str = "auto", jobs: in
         jobs: runs to compute at a time; by default as many as there are cores, and one on a GPU.
     """
     table = surveys.table(preset, device, jobs)
-    settings = ["network", "loss", "seed", "lr", "beta2", "bias_correction"]
+    settings = ["network", "loss", "seed", "optimizer", "lr", "beta2", "bias_correction"]
     print(table.to_dataframe().set_index(settings).to_string(float_format="{:.3g}".format))
     print(runs.find(surveys.path(preset).name) or surveys.path(preset))
 
@@ -124,10 +124,15 @@ def verify(paths: Annotated[list[Path], tyro.conf.Positional], device: str = "au
     """Compute parts of stored runs again, and fail if they are not what the files say.
 
     Args:
-        paths: run files (.nc) that keep states, or those of convex programs beside them.
+        paths: run files (.nc) that keep states, those of convex programs beside them, or surveys, of which one run is
+            computed, which the date chooses.
         device: where to compute; "auto" takes a GPU if there is one.
     """
-    wrong = [f"{file}: {line}" for file in _some(paths) for line in experiments.verify(file, device)]
+
+    def of(file: Path) -> list[str]:
+        return (surveys if "-table-" in file.name else experiments).verify(file, device)
+
+    wrong = [f"{file}: {line}" for file in _some(paths) for line in of(file)]
     if wrong:
         raise ValueError("the present code does not reproduce\n" + "\n".join(wrong))
     print(f"{len(paths)} files are what the present code computes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from .optimizers import OPTIMIZERS
 from .simulation import replay, simulate
 
 __all__ = [
-    "PRESETS", "Experiment", "compute", "describe", "get", "rates", "read", "run", "solve_convex_programs", "verify",
-    "written",
+    "PRESETS", "Experiment", "compute", "describe", "get", "rates", "read", "run", "simulated",
+    "solve_convex_programs", "verify", "written",
 ]  # fmt: skip
 SYMBOLS = {"lr": "η", "beta2": "β₂", "eps": "ε", "bias_correction": "bias correction"}
 
@@ -72,35 +73,52 @@ def compute(experiment: Experiment, device: str | torch.device = "auto") -> xr.D
     xarray.DataTree
         As of `run`.
     """
-    e = experiment
+    make = partial(simulated, experiment, device)
+    return _checked(store.kept(experiment.path, device, make), experiment)
 
-    def make(checkpoint: Path | None) -> xr.DataTree:
-        f = e.objective(device)
-        coords = min(e.coords, f.dim)
-        tree = simulate(
-            f,
-            e.optimizer,
-            e.steps,
-            e.processes,
-            e.burn_in,
-            eigs=e.eigs,
-            eig_every=e.eig_every,
-            eig_tol=e.eig_tol,
-            accuracy=e.accuracy,
-            substeps=e.substeps,
-            coords=[i * f.dim // coords for i in range(coords)],
-            outputs=e.task.outputs(f),
-            records=e.records,
-            branch_step=e.branch_step,
-            snapshot_every=e.snapshot_every,
-            replay_steps=e.replay_steps,
-            replay_from=e.starts,
-            checkpoint=checkpoint,
-        )
-        tree.attrs |= _attributes(e, f)
-        return tree
 
-    return _checked(store.kept(e.path, device, make), e)
+def simulated(
+    experiment: Experiment, device: str | torch.device = "auto", checkpoint: Path | None = None
+) -> xr.DataTree:
+    """As `compute`, but always computed.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    device : str or torch.device
+        Where to compute; "auto" takes a GPU if there is one.
+    checkpoint : path, optional
+        As of `simulate`.
+
+    Returns
+    -------
+    xarray.DataTree
+        As of `run`.
+    """
+    e, f = experiment, experiment.objective(device)
+    coords = min(e.coords, f.dim)
+    tree = simulate(
+        f,
+        e.optimizer,
+        e.steps,
+        e.processes,
+        e.burn_in,
+        eigs=e.eigs,
+        eig_every=e.eig_every,
+        eig_tol=e.eig_tol,
+        accuracy=e.accuracy,
+        substeps=e.substeps,
+        coords=[i * f.dim // coords for i in range(coords)],
+        outputs=e.task.outputs(f),
+        records=e.records,
+        branch_step=e.branch_step,
+        snapshot_every=e.snapshot_every,
+        replay_steps=e.replay_steps,
+        replay_from=e.starts,
+        checkpoint=checkpoint,
+    )
+    tree.attrs |= _attributes(e, f)
+    return tree
 
 
 def _checked(tree: xr.DataTree, e: Experiment) -> xr.DataTree:

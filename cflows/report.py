@@ -34,6 +34,11 @@ def _trusted(flow: xr.DataTree) -> float:
     return float(flow.to_dataset()["trusted"].mean())
 
 
+def _jump(optimizer: xr.DataTree) -> float:
+    nu = optimizer.to_dataset()["nu_sum"].values
+    return float(np.nanmax(nu[1:] / nu[:-1], initial=0.0))
+
+
 def _penalty(flow: xr.DataTree) -> float:
     share = metrics.curvature_share(flow)[-50:]
     return float(np.nanmean(share)) if np.isfinite(share).any() else math.nan
@@ -43,9 +48,12 @@ def _penalty(flow: xr.DataTree) -> float:
 STATISTICS: dict[str, tuple[str, Callable[[xr.DataTree], float]]] = {
     "edge": ("step at which the central flow comes to the edge", _of("central", metrics.edge)),
     "trusted": ("share of its steps in which the flow trusts itself", _of("central", _trusted)),
-    "locked": ("largest deviation of its locked eigenvalues from 2", _of("central", metrics.locking_error)),
+    "locked": (
+        "largest relative deviation of its locked eigenvalues from the threshold",
+        _of("central", metrics.locking_error),
+    ),
     "midpoint": (
-        "mean deviation of the optimizer's top eigenvalue from 2, at midpoints",
+        "mean relative deviation of the optimizer's top eigenvalue from the threshold, at midpoints",
         _of("midpoint", metrics.hovering_error),
     ),
     "mean_loss_error": ("mean error of the predicted loss", partial(metrics.error, variable="loss", statistic=np.mean)),
@@ -63,7 +71,11 @@ STATISTICS: dict[str, tuple[str, Callable[[xr.DataTree], float]]] = {
         f"largest error of a variance that there is for more than {LEAST} steps",
         _of("central", _variance),
     ),
-    "penalty": ("share of the penalty in what holds the eigenvalues at 2, last 50 steps", _of("central", _penalty)),
+    "jump": ("largest factor by which the optimizer's Σν grows in a step", _of("discrete", _jump)),
+    "penalty": (
+        "share of the penalty in what holds the eigenvalues at the threshold, last 50 steps",
+        _of("central", _penalty),
+    ),
     "ablated_loss": (
         "loss without the penalty over that with it, at the end",
         lambda run: metrics.ablation(run)["loss"],

@@ -1,7 +1,7 @@
 """Do the predictions hold elsewhere? A small run for each network, loss, learning rate and seed, and a table of them.
 
 The settings are the same for all networks: what does not fit one shows in its rows. The learning rates were chosen by
-where the optimizer's eigenvalues reach 2, before flows were computed.
+where RMSProp's eigenvalues reach 2, before flows were computed. Adam has the same two.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
+from datetime import date
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from . import ALGORITHM, experiments, preconditioners, report, store
 from .errors import ConvergenceError
 from .experiments import Experiment, Preset
-from .optimizers import RMSProp
+from .optimizers import OPTIMIZERS, RMSProp
 from .tasks import CifarCNN, CifarMLP, CifarResNet, CifarViT, SortingTransformer, Task
 
 NETWORKS: dict[str, Task] = {
@@ -37,6 +38,8 @@ NETWORKS: dict[str, Task] = {
 LOSSES = "mse", "cross-entropy"
 RATES = 1e-3, 3e-3
 SEEDS = 0, 1, 2
+#: Adam in the place of RMSProp, for every network and loss, at both learning rates, with the first seed.
+ADAM: dict[str, Any] = {"optimizer": "Adam", "beta1": 0.9}
 #: Other settings of RMSProp, tried on the first network and loss.
 VARIANTS: tuple[dict[str, Any], ...] = (
     {"bias_correction": False}, {"beta2": 0.9}, {"beta2": 0.95}, {"beta2": 0.98}, {"beta2": 0.995}, {"beta2": 0.999},
@@ -51,6 +54,10 @@ BASE = Experiment(
     snapshot_every=150,
     replay_steps=0,
 )
+#: By how much rounding can change a number, since an oscillation magnifies it: relatively, and besides.
+RELATIVE, ABSOLUTE = 0.5, 0.05
+EXTREMES = {"largest_loss_error", "variance_error"}  # which it can change by more
+CALM = 1.1  # the largest growth of Σν in a step
 PROGRAM = {"cosine": "cosine of ν and ν̄ at the end", "log_correlation": "correlation of their logarithms at the end"}
 
 
@@ -77,10 +84,11 @@ def runs(preset: Preset = "laptop") -> list[Experiment]:
         for lr in RATES
         for seed in SEEDS
     ]
-    return grid + [grid[0].change(**changes) for changes in VARIANTS]
+    adam = [e.change(**ADAM) for e in grid[:: len(SEEDS)]]
+    return grid + [grid[0].change(**changes) for changes in VARIANTS] + adam
 
 
-def measure(experiment: Experiment, device: str | torch.device = "auto") -> dict[str, float]:
+def measure(experiment: Experiment, device: str | torch.device = "auto", anew: bool = False) -> dict[str, float]:
     """The numbers of a run, which is computed if need be.
 
     Parameters
@@ -89,24 +97,26 @@ def measure(experiment: Experiment, device: str | torch.device = "auto") -> dict
         With the processes and snapshots of the survey's.
     device : str or torch.device
         Where to compute.
+    anew : bool
+        Compute it in any case, and keep nothing of it.
 
     Returns
     -------
     dict
         Those of `report.numbers`, and two of the convex program at the last snapshot: ``cosine``, ``log_correlation``.
     """
-    run = experiments.compute(experiment, device)
+    run = (experiments.simulated if anew else experiments.compute)(experiment, device)
     end = run.copy()
     end["snapshots/central"] = xr.DataTree(run["snapshots/central"].to_dataset().isel(step=[-1]))
     solved = preconditioners.along(experiment.objective(device), experiment.optimizer, end)
     return report.numbers(run) | {name: float(solved[name][-1]) for name in PROGRAM}
 
 
-def _row(experiment: Experiment, device: str) -> tuple[dict[str, float], str]:
+def _row(experiment: Experiment, device: str, anew: bool = False) -> tuple[dict[str, float], str]:
     if device == "cpu":
         torch.set_num_threads(1)
     try:
-        return measure(experiment, device), ""
+        return measure(experiment, device, anew), ""
     except (ConvergenceError, ValueError) as error:
         return {}, f"{type(error).__name__}: {error}"
 
@@ -127,7 +137,7 @@ def table(preset: Preset = "laptop", device: str = "auto", jobs: int | None = No
     -------
     xarray.Dataset
         Over ``run``: the numbers of `measure`, each with its ``long_name``; ``failure``, why a run has none.
-        Coordinates: ``network``, ``loss``, ``lr``, ``seed``, ``beta2``, ``bias_correction``.
+        Coordinates: ``network``, ``loss``, ``seed``, ``optimizer``, ``lr``, ``beta2``, ``bias_correction``.
     """
     chosen = runs(preset)
 
@@ -155,7 +165,46 @@ def path(preset: Preset = "laptop") -> Path:
     Path
     """
     digest = sha256(" ".join(e.path.name for e in runs(preset)).encode()).hexdigest()
-    return store.cache() / f"survey-{digest[:12]}.nc"
+    return store.cache() / f"{BASE.name}-table-{digest[:12]}.nc"
+
+
+def verify(file: str | Path, device: str | torch.device = "auto", row: int | None = None) -> list[str]:
+    """Compute one run of a stored survey anew.
+
+    Parameters
+    ----------
+    file : path
+        Of a survey.
+    device : str or torch.device
+        Where to compute.
+    row : int, optional
+        Which run; by default the date chooses, among those without a large burst, after which rounding decides.
+
+    Returns
+    -------
+    list of str
+        A line for each of its numbers that has changed by more than rounding explains; empty if none has.
+
+    Raises
+    ------
+    ValueError
+        If the file is not that of the present definitions, data and algorithm.
+    """
+    table = store.load(file).to_dataset()
+    if Path(file).name != (name := path(table.attrs["preset"]).name):
+        raise ValueError(f"{file} is not the survey of the present definitions and algorithm, which is {name}")
+    chosen = runs(table.attrs["preset"])
+    if row is None:
+        calm = np.flatnonzero(~(table["jump"].values > CALM)).tolist() or range(len(chosen))
+        row = calm[date.today().toordinal() % len(calm)]
+    found, _ = _row(chosen[row], str(store.device(device)), anew=True)
+    stored = {name: float(table[name][row]) for name in (*report.STATISTICS, *PROGRAM) if name not in EXTREMES}
+    which = ", ".join(f"{name} {table[name].values[row]}" for name in table.coords)
+    return [
+        f"{which}: {name} is {now:.4g} now, and {before:.4g} in the file"
+        for name, before in stored.items()
+        if not np.isclose(now := found.get(name, math.nan), before, RELATIVE, ABSOLUTE, equal_nan=True)
+    ]
 
 
 def _assemble(chosen: list[Experiment], rows: list[tuple[dict[str, float], str]], preset: str) -> xr.Dataset:
@@ -168,6 +217,7 @@ def _assemble(chosen: list[Experiment], rows: list[tuple[dict[str, float], str]]
     settings = {
         "network": [kinds[type(e.task)] for e in chosen],
         **{name: [getattr(e.task, name) for e in chosen] for name in ("loss", "seed")},
+        "optimizer": [OPTIMIZERS.name_of(type(e.optimizer)) for e in chosen],
         **{name: [getattr(e.optimizer, name) for e in chosen] for name in ("lr", "beta2", "bias_correction")},
     }
     return xr.Dataset(

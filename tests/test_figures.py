@@ -32,7 +32,11 @@ def test_an_optimizer_beside_its_flows():
     there = central["variances"][:, 0] > 0
     np.testing.assert_array_equal(variance.lines[0].get_ydata()[there], central["displacements"].values[there, 0] ** 2)
     assert [line.get_label() for line in variance.lines] == ["some optimizer", "its time-average", "predicted"]
+    assert loss.get_yscale() == "log"
     plt.close(fig)
+    tree["central"]["loss"] -= 10  # a log-likelihood, say
+    assert cflows.plot(tree).axes[0].get_yscale() == "linear"
+    plt.close()
     del tree["central"]
     with pytest.raises(ValueError, match="the run has no central"):
         cflows.plot(tree)

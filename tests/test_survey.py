@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import cflows
-from cflows import report, survey
+from cflows import files, report, store, survey
 from cflows.__main__ import main
 from cflows.tasks import CifarMLP
 
@@ -14,7 +14,7 @@ SMALL = survey.BASE.change(task=TASK, burn_in=3, steps=6, snapshot_every=3, coor
 
 def test_the_grid():
     runs = survey.runs()
-    assert len(runs) == 5 * 2 * 2 * 3 + len(survey.VARIANTS)
+    assert len(runs) == 5 * 2 * 2 * 3 + len(survey.VARIANTS) + 5 * 2 * 2
     assert len({e.path for e in runs}) == len(runs)
     assert survey.path() != survey.path("ci")
 
@@ -28,12 +28,28 @@ def test_a_survey_is_kept_and_goes_on_where_it_was(monkeypatch, cache, capsys):
     assert table["bias_correction"].values.tolist() == [True, False]
     assert {*report.STATISTICS, *survey.PROGRAM, "failure"} == set(table.data_vars)
     assert table["penalty"].attrs["long_name"] == report.STATISTICS["penalty"][0]
+    simulate = cflows.experiments.simulate
     monkeypatch.setattr(cflows.experiments, "simulate", None)  # nothing is computed again
     assert survey.table().identical(table)
     survey.path().unlink()
     again = survey.table(jobs=1)
     for name in report.STATISTICS:
         np.testing.assert_array_equal(again[name], table[name])
+    monkeypatch.setattr(cflows.experiments, "simulate", simulate)
+    assert survey.verify(survey.path(), row=1) == []
+    assert main(["verify", str(survey.path())]) == 0
+    changed = files.load(survey.path())
+    changed["mean_loss_error"] += 1
+    changed["jump"][1] = math.nan
+    files.save(survey.path(), changed)
+    one, other = survey.verify(survey.path(), row=1)
+    assert "network MLP, loss mse, seed 1, optimizer RMSProp" in one
+    assert "mean_loss_error is" in one
+    assert "jump is" in other
+    monkeypatch.setattr(survey, "runs", lambda preset="laptop": [SMALL])
+    with pytest.raises(ValueError, match="is not the survey of the present definitions"):
+        survey.verify(next(store.cache().glob("survey-table-*")))
+    monkeypatch.setattr(survey, "runs", lambda preset="laptop": [SMALL, SMALL.change(seed=1, bias_correction=False)])
     assert main(["survey"]) == 0
     assert capsys.readouterr().out.endswith(f"{survey.path()}\n")
 

@@ -219,7 +219,8 @@ def _losses(ax: Axes, run: xr.DataTree, optimizer: str) -> None:
     ax.plot(central["step"], predicted, color=COLORS["central"], lw=1.2, label="central flow: predicted average")
     label = "central flow: loss at its weights"
     ax.plot(central["step"], central["loss"], color=COLORS["central"], lw=1.2, ls=":", label=label)
-    ax.set(yscale="log", ylabel="training loss")
+    positive = min(float(x.min()) for x in (discrete["loss"], central["loss"])) > 0  # NaN are left out
+    ax.set(yscale="log" if positive else "linear", ylabel="training loss")
     ax.legend(loc="lower left")
 
 
