@@ -56,7 +56,7 @@ def test_a_survey_is_kept_and_goes_on_where_it_was(monkeypatch, cache, capsys):
 
 
 def test_a_run_that_fails_has_a_reason(monkeypatch, cache):
-    def fail(experiment, device):
+    def fail(*_):
         raise cflows.DivergenceError("the loss is nan at step 3")
 
     monkeypatch.setattr(survey, "runs", lambda preset="laptop": [SMALL])
