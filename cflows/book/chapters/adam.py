@@ -190,7 +190,7 @@ def momenta(family: Mapping[float, xr.DataTree]) -> Figure:
     """
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.2))
     for (beta1, run), color in zip(family.items(), EIGENVALUES, strict=False):
-        step, start = run["discrete"]["step"], metrics.edge(run.children["central"])
+        step, start = run["discrete"]["step"].values, metrics.edge(run.children["central"])
         left.plot(step, top(run), color=color, label=rf"$\beta_1 = {beta1:g}$")
         adam, central = (run[x].to_dataset() for x in ("discrete", "central"))
         off = smooth(central["predicted_loss"].values) / smooth(adam["loss"].values) - 1
