@@ -25,8 +25,8 @@ def threshold(beta1: float) -> float:
     return 2 * (1 + beta1) / (1 - beta1)
 
 
-def iterates(eigenvalue: float, beta1: float, steps: int) -> Float[np.ndarray, "steps"]:
-    """Adam's iterates along an eigenvector of a fixed P⁻¹H, from w = 1 and m = 0.
+def iterates(eigenvalue: float, beta1: float, steps: int, m: float = 0.0) -> Float[np.ndarray, "steps"]:
+    """Adam's iterates along an eigenvector of a fixed P⁻¹H, from w = 1.
 
     Parameters
     ----------
@@ -34,12 +34,14 @@ def iterates(eigenvalue: float, beta1: float, steps: int) -> Float[np.ndarray, "
         λ.
     beta1 : float
     steps : int
+    m : float
+        What m is at first, over P.
 
     Returns
     -------
     array (steps,)
     """
-    w, m, seen = 1.0, 0.0, []
+    w, seen = 1.0, []
     for _ in range(steps):
         seen.append(w)
         m = beta1 * m + (1 - beta1) * eigenvalue * w
@@ -66,7 +68,7 @@ def growth(eigenvalue: ArrayLike, beta1: float) -> np.ndarray:
     return np.maximum(abs(b + root), abs(b - root)) / 2
 
 
-def film(beta1: float = 0.9, shares: Sequence[float] = (0.05, 0.97, 1.0, 1.0005), steps: int = 80):
+def film(beta1: float = 0.9, shares: Sequence[float] = (0.1, 0.9, 1.0, 1.0005), steps: int = 80):
     """A film of the iterates along an eigenvector, a panel for each eigenvalue.
 
     Parameters
@@ -81,14 +83,14 @@ def film(beta1: float = 0.9, shares: Sequence[float] = (0.05, 0.97, 1.0, 1.0005)
     -------
     IPython.display.HTML
     """
-    paths = [iterates(share * threshold(beta1), beta1, steps) for share in shares]
+    paths = [iterates(share * threshold(beta1), beta1, steps, m=-2.0) for share in shares]  # as if it came from -1
     fig, axes = plt.subplots(1, len(shares), figsize=(8.2, 2.6), sharey=True)
     lines, dots = [], []
     for ax, share in zip(axes, shares, strict=True):
         ax.axhline(0, color=COLORS["threshold"], lw=0.8)
         lines.append(ax.plot([], [], "-", lw=0.8, color=COLORS["discrete"], alpha=0.7)[0])
         dots.append(ax.plot([], [], "o", ms=5, color=COLORS["discrete"])[0])
-        ax.set(title=rf"$\lambda = {share:g}\,\theta$", xlabel="step", xlim=(0, steps), ylim=(-3, 3))
+        ax.set(title=rf"$\lambda = {share:g}\,\theta$", xlabel="step", xlim=(0, steps), ylim=(-3.4, 3.4))
     axes[0].set_ylabel("iterate")
 
     def draw(i: int) -> None:
@@ -190,9 +192,9 @@ def momenta(family: Mapping[float, xr.DataTree]) -> Figure:
     """
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.2))
     for (beta1, run), color in zip(family.items(), EIGENVALUES, strict=False):
-        step, start = run["discrete"]["step"].values, metrics.edge(run.children["central"])
+        adam, central = (run.children[x].to_dataset() for x in ("discrete", "central"))
+        step, start = adam["step"].values, metrics.edge(run.children["central"])
         left.plot(step, top(run), color=color, label=rf"$\beta_1 = {beta1:g}$")
-        adam, central = (run[x].to_dataset() for x in ("discrete", "central"))
         off = smooth(central["predicted_loss"].values) / smooth(adam["loss"].values) - 1
         right.plot(step[start:], off[start:], color=color)
     for ax in (left, right):
