@@ -18,12 +18,12 @@ from ..figures import COLORS
 PANELS = {
     "mean_loss_error": ("error of the predicted loss", 0.03, (1e-4, 1)),
     "loss_error_without": ("the same without tr X", 0.03, (1e-4, 1)),
-    "nu_error": (r"error of $\nu$", 0.1, (3e-3, 1)),
+    "nu_error": ("error of ν", 0.1, (3e-3, 1)),
     "distance": ("distance / stable flow's", 0.5, (3e-2, 3)),
     "variance_error": ("largest error of a variance", 0.2, (5e-3, 2)),
     "penalty": ("share of the penalty", None, (0, 1)),
     "ablated_loss": ("loss without / with penalty", 1, (0.7, 30)),
-    "cosine": (r"cosine of $\nu$ and $\bar\nu$", 0.98, (0, 1)),
+    "cosine": ("cosine of ν and ν̄", 0.98, (0, 1)),
 }
 LOSS_COLORS = dict(zip(survey.LOSSES, (COLORS["discrete"], COLORS["stable"]), strict=True))
 
