@@ -83,7 +83,7 @@ def mark(axes: Sequence[Axes], step: int) -> None:
 
 
 def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, **style) -> None:
-    """Leading eigenvalues of the effective Hessian over time, the largest on top.
+    """Leading eigenvalues of the effective Hessian over time, each with its name where it is furthest from the others.
 
     Parameters
     ----------
@@ -96,9 +96,25 @@ def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, 
     **style
         Options of matplotlib's ``plot``.
     """
-    for j in range(min(count, values.shape[1], len(EIGENVALUES))):
+    steps, count = np.asarray(steps), min(count, values.shape[1], len(EIGENVALUES))
+    for j in range(count):
         seen = np.isfinite(values[:, j])
-        ax.plot(np.asarray(steps)[seen], values[seen, j], color=EIGENVALUES[j], zorder=10 - j, **style)
+        ax.plot(steps[seen], values[seen, j], color=EIGENVALUES[j], zorder=10 - j, **style)
+        if (at := _apart(values[:, :count], j)) is not None:
+            box = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8}
+            place = {"ha": "center", "va": "center", "zorder": 20, "bbox": box, "clip_on": True}
+            ax.text(steps[at], values[at, j], rf"$\lambda_{j + 1}$", color=EIGENVALUES[j], **place)
+
+
+def _apart(values: np.ndarray, j: int) -> int | None:
+    """Where the j-th of some curves is furthest from the others, not close to either end; None where it is not seen."""
+    gaps = np.full(len(values), np.inf)
+    for other in (j - 1, j + 1):
+        if 0 <= other < values.shape[1]:
+            gaps = np.fmin(gaps, abs(values[:, other] - values[:, j]))
+    seen = np.flatnonzero(np.isfinite(values[:, j]))
+    seen = seen[len(seen) // 20 : len(seen) - len(seen) // 20]
+    return int(seen[np.argmax(gaps[seen])]) if len(seen) else None
 
 
 def compare(
