@@ -109,7 +109,7 @@ def test_eigenvalues_have_their_names_where_they_are_apart():
     values = np.array([[2.0, 1.9], [2.0, 1.0], [2.0, 0.2], [2.0, 1.5], [2.0, 1.8]])
     ax = plt.figure().subplots()
     figures.eigenvalues(ax, range(5), values)
-    assert [(text.get_position(), text.get_text()) for text in ax.texts] == [
+    assert [(text.xy, text.get_text()) for text in ax.texts] == [
         ((2, 2.0), r"$\lambda_1$"),
         ((2, 0.2), r"$\lambda_2$"),
     ]

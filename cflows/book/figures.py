@@ -13,6 +13,7 @@ from typing import cast
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
@@ -101,9 +102,9 @@ def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, 
         seen = np.isfinite(values[:, j])
         ax.plot(steps[seen], values[seen, j], color=EIGENVALUES[j], zorder=10 - j, **style)
         if (at := _apart(values[:, :count], j)) is not None:
-            box = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8}
-            place = {"ha": "center", "va": "center", "zorder": 20, "bbox": box, "clip_on": True}
-            ax.text(steps[at], values[at, j], rf"$\lambda_{j + 1}$", color=EIGENVALUES[j], **place)
+            place = {"xytext": (-2, 3), "textcoords": "offset points", "ha": "right", "va": "bottom", "zorder": 20}
+            name = ax.annotate(rf"$\lambda_{j + 1}$", (steps[at], values[at, j]), color=EIGENVALUES[j], **place)
+            name.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])
 
 
 def _apart(values: np.ndarray, j: int) -> int | None:

@@ -15,7 +15,7 @@ from ..figures import COLORS
 
 
 def step_size(run: xr.DataTree) -> Figure:
-    """The loss, the largest eigenvalues of P⁻¹H at midpoints, and the effective step size beside the largest stable one.
+    """The loss, the largest eigenvalues of P⁻¹H at midpoints, and the effective step size beside the largest stable.
 
     Parameters
     ----------
