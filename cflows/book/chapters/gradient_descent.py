@@ -28,9 +28,9 @@ def edge_of_stability(run: xr.DataTree) -> Figure:
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.2))
     left.semilogy(gd["step"], gd["loss"], color=COLORS["discrete"], lw=1)
     left.set(xlabel="step", title="training loss")
+    right.set(xlabel="step", title=r"largest eigenvalues of $\eta H$", ylim=(0, 3.2))
     figures.eigenvalues(right, midpoint["step"], midpoint["eigenvalues"].values, marker=".", ms=4, lw=1)
     figures.threshold(right)
-    right.set(xlabel="step", title=r"largest eigenvalues of $\eta H$", ylim=(0, 3.2))
     return fig
 
 
@@ -55,18 +55,18 @@ def valley(run: xr.DataTree, eta: float, b: float) -> Figure:
     fig, (plane, left, right) = plt.subplots(1, 3, figsize=(8.2, 3.1))
     low, high, wide = y.min() - 0.1, y.max() + 0.1, 1.1 * abs(x).max()
     X, Y = np.meshgrid(np.linspace(-wide, wide, 100), np.linspace(low, high, 100))
-    plane.contour(X, Y, 0.5 * Y * X**2 - b * Y, levels=14, colors="#c9c9c9", linewidths=0.8)
+    plane.contour(X, Y, 0.5 * Y * X**2 - b * Y, levels=9, colors="#c9c9c9", linewidths=0.8)
     plane.plot(x, y, ".", ms=1.8, color=COLORS["discrete"])
     plane.plot(np.zeros_like(flow), flow, color=COLORS["central"], lw=2.5)
     plane.grid(False)
     plane.set(xlabel="$x$", ylabel="sharpness $y$", title="the valley from above", ylim=(low, high))
     left.plot(y, color=COLORS["discrete"], lw=1.2, label="gradient descent")
     left.plot(flow, color=COLORS["central"], lw=2, label="central flow")
-    left.set(xlabel="step", title="sharpness $y$", ylim=(low, high))
+    left.set(xlabel="step", title="sharpness $y$", ylim=(low, high + 0.35 * (high - low)))
     left.legend(loc="upper right")
-    for ax, at in ((plane, 0.01), (left, 0.7)):
+    for ax in (plane, left):
         ax.axhline(limit, color=COLORS["threshold"], ls="--", lw=1)
-        ax.text(at, limit, r"$2/\eta$", transform=ax.get_yaxis_transform(), va="bottom", color="#666666")
+    left.text(0.01, limit, r"$2/\eta$", transform=left.get_yaxis_transform(), va="bottom", color="#666666")
     right.plot(x, color=COLORS["discrete"], lw=0.6)
     for side in (-1, 1):
         right.axhline(side * deviation, color=COLORS["central"], ls="--", lw=1.2)

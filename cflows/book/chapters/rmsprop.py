@@ -61,7 +61,7 @@ def squared_gradient(run: xr.DataTree) -> Figure:
         below.set(xlabel="step", ylim=(0, None))
     axes[0, 0].set_ylabel("all steps")
     axes[1, 0].set_ylabel(f"{WINDOW} steps")
-    axes[0, 0].legend(loc="upper left")
+    axes[0, 1].legend(loc="upper left")
     return fig
 
 
@@ -90,10 +90,10 @@ def edge_of_stability(run: xr.DataTree) -> Figure:
     fig, (above, below) = plt.subplots(2, 1, figsize=(7.6, 4.8), sharex=True, height_ratios=(2, 3))
     above.semilogy(step, rmsprop["loss"], color=COLORS["discrete"])
     above.set(ylabel="training loss")
-    figures.eigenvalues(below, step, values)
-    figures.threshold(below)
     top = np.nanmax(values, initial=2)
     below.set(xlabel="step", ylabel=r"eigenvalues of $P^{-1}H$", ylim=(0, 1.15 * top), xlim=(step[0], step[-1]))
+    figures.eigenvalues(below, step, values)
+    figures.threshold(below, label="")
     if edge < len(step):
         for ax in (above, below):
             ax.axvspan(step[edge], step[-1], color="#f3f3f3", zorder=0)
