@@ -98,8 +98,8 @@ def test_rmsprop_and_its_bursts():
         np.testing.assert_array_equal(ax.lines[1].get_ydata(), data["nu"][:, j])
     steps = axes[4].lines[0].get_xdata()
     assert len(steps) == rmsprop.WINDOW
-    late = data["grad_sq"][33:, order[4]]
-    assert steps[0] <= data["step"][33 + int(late.argmax())] <= steps[-1]
+    late = data["grad_sq"].values[33:, order[4]]
+    assert steps[0] <= data["step"].values[33 + late.argmax()] <= steps[-1]
     above, below = rmsprop.edge_of_stability(tree).axes
     np.testing.assert_array_equal(above.lines[0].get_ydata(), data["loss"])
     assert below.get_ylim()[1] > 2
