@@ -72,12 +72,12 @@ def two_weights(
     (path,) = left.plot([], [], "-", lw=0.8, color=COLORS["discrete"], alpha=0.7)
     (dot,) = left.plot([], [], "o", ms=6, color=COLORS["discrete"])
     lines = []
-    for j in range(2):
+    for j, (height, below) in enumerate(((0.2, 14), (2e-3, 0))):  # where a line's name stands, and how far below it
         lines.append(right.plot([], [], color=EIGENVALUES[j], lw=2 - 0.6 * j)[0])
-        at = len(iterates) // (3, 8)[j]
+        at = int(np.argmin(abs(np.log(np.maximum(components[j], 1e-300) / height))))
         name = rf"along $q_{j + 1}$, $\lambda_{j + 1} = {values[j]:.2f}$"
-        label = {"xytext": (8, (-14, 8)[j]), "textcoords": "offset points"}
-        right.annotate(name, (at, components[j, at]), color=EIGENVALUES[j], **label)
+        place = {"xytext": (8, -below), "textcoords": "offset points"}
+        right.annotate(name, (at, components[j, at]), color=EIGENVALUES[j], **place)
     right.set(xlim=(0, len(iterates)), ylim=(1e-4, 5), yscale="log", xlabel="step", title="size of each component")
 
     def draw(i: int) -> None:
