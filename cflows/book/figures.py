@@ -99,7 +99,8 @@ def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, 
         Options of matplotlib's ``plot``.
     """
     steps, count = np.asarray(steps), min(count, values.shape[1], len(EIGENVALUES))
-    limits = (-np.inf, np.inf) if ax.get_autoscaley_on() else ax.get_ylim()
+    low, high = (-np.inf, np.inf) if ax.get_autoscaley_on() else ax.get_ylim()
+    limits = low, high if np.isinf(high) else high - 0.12 * (high - low)  # a name needs room above its point
     for j in range(count):
         seen = np.isfinite(values[:, j])
         ax.plot(steps[seen], values[seen, j], color=EIGENVALUES[j], zorder=10 - j, **style)
