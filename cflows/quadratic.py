@@ -36,7 +36,8 @@ def effective_eigh(H: Float[np.ndarray, "n n"], p: Float[np.ndarray, "n"]):
     """Eigenvalues and right eigenvectors of the effective Hessian P⁻¹H, P = diag(p).
 
     Along each, equation :eq:`eq-factor`, a step of gradient descent multiplies by one minus the eigenvalue. Solved as
-    the symmetric problem P^{-1/2} H P^{-1/2} y = λ y with q = P^{-1/2} y.
+    the symmetric problem P^{-1/2} H P^{-1/2} y = λ y with q = P^{-1/2} y, which has the same eigenvalues:
+    equation :eq:`eq-similar`.
 
     Parameters
     ----------

@@ -13,6 +13,7 @@ from typing import cast
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
@@ -36,8 +37,8 @@ COLORS = {
 EIGENVALUES = ("#2D1160", "#721F81", "#B73779", "#F1605D", "#FEB078")
 #: How curves of processes are drawn; any other process has its name for a label, and one of matplotlib's colours.
 PROCESSES: dict[str, dict] = {
-    "discrete": {"color": COLORS["average"], "lw": 3, "label": "optimizer"},
-    "midpoint": {"color": COLORS["discrete"], "lw": 1, "label": "midpoints"},
+    "discrete": {"color": COLORS["discrete"], "lw": 2.5, "label": "optimizer"},
+    "midpoint": {"color": COLORS["average"], "lw": 1, "label": "midpoints"},
     "stable": {"color": COLORS["stable"], "label": "stable flow"},
     "central": {"color": COLORS["central"], "lw": 1.2, "label": "central flow"},
     "stationary": {"color": COLORS["stationary"], "label": "stationary flow"},
@@ -83,7 +84,7 @@ def mark(axes: Sequence[Axes], step: int) -> None:
 
 
 def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, **style) -> None:
-    """Leading eigenvalues of the effective Hessian over time, the largest on top.
+    """Leading eigenvalues of the effective Hessian over time, each with its name where it is furthest from the others.
 
     Parameters
     ----------
@@ -91,14 +92,33 @@ def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, 
     steps : array (steps,)
     values : array (steps, eig)
         Each row in descending order; NaN at steps at which they were not computed, across which lines are drawn.
+        Names stand within the limits of the axes, if those are set.
     count : int
         How many of them to draw, at most.
     **style
         Options of matplotlib's ``plot``.
     """
-    for j in range(min(count, values.shape[1], len(EIGENVALUES))):
+    steps, count = np.asarray(steps), min(count, values.shape[1], len(EIGENVALUES))
+    low, high = (-np.inf, np.inf) if ax.get_autoscaley_on() else ax.get_ylim()
+    limits = low, high if np.isinf(high) else high - 0.12 * (high - low)  # a name needs room above its point
+    for j in range(count):
         seen = np.isfinite(values[:, j])
-        ax.plot(np.asarray(steps)[seen], values[seen, j], color=EIGENVALUES[j], zorder=10 - j, **style)
+        ax.plot(steps[seen], values[seen, j], color=EIGENVALUES[j], zorder=10 - j, **style)
+        if (at := _apart(values[:, :count], j, limits)) is not None:
+            place = {"xytext": (-2, 3), "textcoords": "offset points", "ha": "right", "va": "bottom", "zorder": 20}
+            name = ax.annotate(rf"$\lambda_{j + 1}$", (steps[at], values[at, j]), color=EIGENVALUES[j], **place)
+            name.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])
+
+
+def _apart(values: np.ndarray, j: int, limits: tuple[float, float]) -> int | None:
+    """Where the j-th of some curves is furthest from the others and not close to an end; None if it is nowhere seen."""
+    gaps = np.full(len(values), np.inf)
+    for other in (j - 1, j + 1):
+        if 0 <= other < values.shape[1]:
+            gaps = np.fmin(gaps, abs(values[:, other] - values[:, j]))
+    seen = np.flatnonzero((values[:, j] > limits[0]) & (values[:, j] < limits[1]))
+    seen = seen[len(seen) // 20 : len(seen) - len(seen) // 20]
+    return int(seen[np.argmax(gaps[seen])]) if len(seen) else None
 
 
 def compare(
@@ -212,7 +232,7 @@ def plot(run: xr.DataTree, optimizer: str = "optimizer") -> Figure:
 def _losses(ax: Axes, run: xr.DataTree, optimizer: str) -> None:
     """What the optimizer's loss is, what the central flow predicts of it, and the loss at the flow's weights."""
     discrete, central = (run[name].to_dataset() for name in ("discrete", "central"))
-    ax.plot(discrete["step"], discrete["loss"], color=COLORS["average"], lw=3.5, label=optimizer)
+    ax.plot(discrete["step"], discrete["loss"], color=COLORS["discrete"], lw=2.5, label=optimizer)
     predicted = central["predicted_loss"]
     if "trusted" in central:  # what is not to be trusted is not shown as a prediction
         predicted = predicted.where(central["trusted"] > 0)

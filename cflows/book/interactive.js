@@ -55,7 +55,7 @@
         iterates.map(([x, y]) => (x * q2[1] - y * q2[0]) / det),
         iterates.map(([x, y]) => (q1[0] * y - q1[1] * x) / det),
       ];
-      const colors = [ink.stable, ink.central];
+      const colors = data.palette.slice(0, 2);
 
       const grid = Array.from({ length: 81 }, (_, i) => reach * (i / 40 - 1));
       const height = grid.map((y) => grid.map((x) => (H[0][0] * x * x + 2 * off * x * y + H[1][1] * y * y) / 2));
@@ -98,7 +98,7 @@
         xaxis: { title: "eigenvalue λ of P⁻¹H", range: [least, limit], dtick },
         yaxis: { range: [1 - limit, 1 - least], dtick },
         shapes: [
-          { type: "rect", xref: "paper", x0: 0, x1: 1, y0: -1, y1: 1, fillcolor: ink.growth, opacity: 0.14,
+          { type: "rect", xref: "paper", x0: 0, x1: 1, y0: -1, y1: 1, fillcolor: ink.threshold, opacity: 0.18,
             line: { width: 0 } },
           { type: "line", x0: 2, x1: 2, yref: "paper", y0: 0, y1: 1, line: threshold },
         ],
