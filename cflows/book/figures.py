@@ -36,8 +36,8 @@ COLORS = {
 EIGENVALUES = ("#2D1160", "#721F81", "#B73779", "#F1605D", "#FEB078")
 #: How curves of processes are drawn; any other process has its name for a label, and one of matplotlib's colours.
 PROCESSES: dict[str, dict] = {
-    "discrete": {"color": COLORS["average"], "lw": 3, "label": "optimizer"},
-    "midpoint": {"color": COLORS["discrete"], "lw": 1, "label": "midpoints"},
+    "discrete": {"color": COLORS["discrete"], "lw": 2.5, "label": "optimizer"},
+    "midpoint": {"color": COLORS["average"], "lw": 1, "label": "midpoints"},
     "stable": {"color": COLORS["stable"], "label": "stable flow"},
     "central": {"color": COLORS["central"], "lw": 1.2, "label": "central flow"},
     "stationary": {"color": COLORS["stationary"], "label": "stationary flow"},
@@ -212,7 +212,7 @@ def plot(run: xr.DataTree, optimizer: str = "optimizer") -> Figure:
 def _losses(ax: Axes, run: xr.DataTree, optimizer: str) -> None:
     """What the optimizer's loss is, what the central flow predicts of it, and the loss at the flow's weights."""
     discrete, central = (run[name].to_dataset() for name in ("discrete", "central"))
-    ax.plot(discrete["step"], discrete["loss"], color=COLORS["average"], lw=3.5, label=optimizer)
+    ax.plot(discrete["step"], discrete["loss"], color=COLORS["discrete"], lw=2.5, label=optimizer)
     predicted = central["predicted_loss"]
     if "trusted" in central:  # what is not to be trusted is not shown as a prediction
         predicted = predicted.where(central["trusted"] > 0)
