@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ... import metrics
@@ -40,9 +41,7 @@ def stable_flow(run: xr.DataTree) -> Figure:
     fig, (left, middle, right) = plt.subplots(1, 3, figsize=(7.8, 3), sharex=True)
     left.semilogy(step[seen], rmsprop["loss"][seen], color=COLORS["discrete"], label="RMSProp")
     left.semilogy(step[seen], stable["loss"][seen], color=COLORS["stable"], label="stable flow")
-    left.yaxis.set_major_formatter("{x:.2g}")
-    left.yaxis.set_minor_formatter("{x:.2g}")
-    left.tick_params(which="both", labelsize=9)
+    _plain(left)
     left.set(title="training loss")
     left.legend(loc="lower left")
     top = stable["eigenvalues"][:, 0].interpolate_na("step")
@@ -52,7 +51,7 @@ def stable_flow(run: xr.DataTree) -> Figure:
     apart = run["distance"]["stable-discrete"]
     right.plot(step[seen], apart[seen], color=COLORS["stable"])
     right.set(title="distance to RMSProp", ylim=(0, None))
-    figures.mark(fig.axes, metrics.edge(run["central"]))
+    figures.mark(fig.axes, int(step[min(metrics.edge(run["central"]), len(step) - 1)]))
     for ax in fig.axes:
         ax.set(xlabel="step", xlim=(step[0], step[seen][-1]))
     return fig
@@ -71,7 +70,7 @@ def valley(run: xr.DataTree):
     IPython.display.HTML
     """
     rmsprop, central = run["discrete"], run["central"]
-    step, frames = rmsprop["step"].values, 5 if run.attrs["preset"] == SMALL else 200
+    step, frames = rmsprop["step"].values, 5 if run.attrs["preset"] == SMALL else 160
     deviation = np.sqrt(central["variances"].values[:, 0])
     displacement = np.where(deviation > 0, central["displacements"].values[:, 0], np.nan)
     begin = max(metrics.edge(central) - WINDOW // 2, 0)
@@ -95,10 +94,11 @@ def valley(run: xr.DataTree):
 
     left.semilogy(step, rmsprop["loss"], color=COLORS["discrete"], lw=2.5)
     left.semilogy(step, central["predicted_loss"], color=COLORS["central"], lw=1)
+    _plain(left)
     left.set(title="training loss", xlabel="step")
+    right.set(title=r"eigenvalues of $P^{-1}H$", xlabel="step", ylim=(0, 2.4))
     figures.eigenvalues(right, step, central["eigenvalues"].interpolate_na("step").values, 3)
     figures.threshold(right, label="2")
-    right.set(title=r"eigenvalues of $P^{-1}H$", xlabel="step", ylim=(0, 2.4))
     marks = [ax.axvline(begin, color=COLORS["discrete"], lw=1) for ax in (left, right)]
 
     def draw(i: int) -> None:
@@ -223,3 +223,10 @@ def numbers(run: xr.DataTree, count: int = 8) -> Styler:
     table = pd.DataFrame(loss | spectrum | variances, index=pd.Index(rows, name="step"))
     digits = dict.fromkeys(loss, "{:.5f}") | dict.fromkeys(spectrum, "{:.4f}") | dict.fromkeys(variances, "{:.3f}")
     return table.style.format(digits, na_rep="–")
+
+
+def _plain(ax: Axes) -> None:
+    """Tick labels such as 0.06 on a logarithmic axis that spans about a decade."""
+    ax.yaxis.set_major_formatter("{x:.2g}")
+    ax.yaxis.set_minor_formatter("{x:.2g}")
+    ax.tick_params(which="both", labelsize=9)

@@ -281,7 +281,7 @@ def outputs(run: xr.DataTree) -> Figure:
 
 
 def power(x: float) -> str:
-    """A positive number as one digit times a power of ten, in TeX.
+    r"""A positive number as one digit times a power of ten, in TeX.
 
     Parameters
     ----------
