@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ... import metrics
 from ...averaging import smooth
@@ -39,9 +39,8 @@ def stable_flow(run: xr.DataTree) -> Figure:
     step, until = rmsprop["step"].values, 2 * metrics.stopped(stable)
     seen = slice(0, until + 1)
     fig, (left, middle, right) = plt.subplots(1, 3, figsize=(7.8, 3), sharex=True)
-    left.semilogy(step[seen], rmsprop["loss"][seen], color=COLORS["discrete"], label="RMSProp")
-    left.semilogy(step[seen], stable["loss"][seen], color=COLORS["stable"], label="stable flow")
-    _plain(left)
+    left.plot(step[seen], rmsprop["loss"][seen], color=COLORS["discrete"], label="RMSProp")
+    left.plot(step[seen], stable["loss"][seen], color=COLORS["stable"], label="stable flow")
     left.set(title="training loss")
     left.legend(loc="lower left")
     top = stable["eigenvalues"][:, 0].interpolate_na("step")
@@ -94,7 +93,9 @@ def valley(run: xr.DataTree):
 
     left.semilogy(step, rmsprop["loss"], color=COLORS["discrete"], lw=2.5)
     left.semilogy(step, central["predicted_loss"], color=COLORS["central"], lw=1)
-    _plain(left)
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter(NullFormatter())
     left.set(title="training loss", xlabel="step")
     right.set(title=r"eigenvalues of $P^{-1}H$", xlabel="step", ylim=(0, 2.4))
     figures.eigenvalues(right, step, central["eigenvalues"].interpolate_na("step").values, 3)
@@ -223,10 +224,3 @@ def numbers(run: xr.DataTree, count: int = 8) -> Styler:
     table = pd.DataFrame(loss | spectrum | variances, index=pd.Index(rows, name="step"))
     digits = dict.fromkeys(loss, "{:.5f}") | dict.fromkeys(spectrum, "{:.4f}") | dict.fromkeys(variances, "{:.3f}")
     return table.style.format(digits, na_rep="–")
-
-
-def _plain(ax: Axes) -> None:
-    """Tick labels such as 0.06 on a logarithmic axis that spans about a decade."""
-    ax.yaxis.set_major_formatter("{x:.2g}")
-    ax.yaxis.set_minor_formatter("{x:.2g}")
-    ax.tick_params(which="both", labelsize=9)
