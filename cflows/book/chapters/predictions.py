@@ -46,7 +46,7 @@ def variances(run: xr.DataTree):
     fig, axes = plt.subplots(len(shown), 1, figsize=(6.2, 1.7 * len(shown) + 0.7), sharex=True, squeeze=False)
     for j, ax in zip(shown, axes[:, 0], strict=True):
         predicted = smooth(variance[:, j])
-        ax.plot(step, squares[:, j], color=COLORS["discrete"], lw=0.6, alpha=0.45, label="RMSProp")
+        ax.plot(step, squares[:, j], color=COLORS["discrete"], lw=0.6, alpha=0.6, label="RMSProp")
         ax.plot(step, smooth(squares[:, j]), color=COLORS["average"], lw=3, label="its time-average")
         ax.plot(step, predicted, color=COLORS["central"], lw=1.2, label="predicted")
         _scale(ax, f"along eigenvector {j + 1} of Σ", 4 * np.nanmax(predicted, initial=1e-12))
