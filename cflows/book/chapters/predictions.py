@@ -113,7 +113,7 @@ def squared_gradient(run: xr.DataTree):
         average, floor, total = smooth(raw), smooth(floor), smooth(total)
         ax.fill_between(step, 0, floor, color=FLOOR, lw=0, label="predicted: valley floor")
         ax.fill_between(step, floor, total, color=WALLS, lw=0, label="predicted: walls")
-        ax.plot(step, raw, color=COLORS["discrete"], lw=0.5, alpha=0.35, label="RMSProp")
+        ax.plot(step, raw, color=COLORS["discrete"], lw=0.5, alpha=0.5, label="RMSProp")
         ax.plot(step, average, color=COLORS["average"], lw=2.5, label="its time-average")
         title = r"all weights, $\|\nabla L\|^2$" if j is None else f"weight {int(rmsprop['coord'][j]):,}"
         _scale(ax, title, 2.2 * np.nanmax(average))
@@ -143,7 +143,11 @@ def share(resnet: xr.DataTree, perceptron: xr.DataTree, rates: Mapping[float, xr
         step, walls = run["central"]["step"].values, metrics.oscillation_share(run["central"])
         ax.stackplot(step, 1 - walls, walls, colors=[FLOOR, WALLS], lw=0)
         ax.text(0.55, 0.6, "walls", transform=ax.transAxes, ha="center")
-        ax.text(0.04, 0.06, "floor", transform=ax.transAxes, color="white")
+        pointer = {"arrowstyle": "-", "color": "black", "shrinkB": 0}
+        at = len(step) // 40
+        ax.annotate(
+            "floor", (step[at], (1 - walls[at]) / 2), (0.3, 0.3), textcoords="axes fraction", arrowprops=pointer
+        )
         ax.set(xlabel="step", title=name, ylim=(0, 1), xlim=(step[0], step[-1]))
         ax.yaxis.set_major_formatter("{x:.0%}")
         ax.grid(False)
