@@ -99,7 +99,7 @@ def valley(run: xr.DataTree):
     left.set(title="training loss", xlabel="step")
     right.set(title=r"eigenvalues of $P^{-1}H$", xlabel="step", ylim=(0, 2.4))
     figures.eigenvalues(right, step, central["eigenvalues"].interpolate_na("step").values, 3)
-    figures.threshold(right, label="2")
+    figures.threshold(right, label="")
     marks = [ax.axvline(begin, color=COLORS["discrete"], lw=1) for ax in (left, right)]
 
     def draw(i: int) -> None:
