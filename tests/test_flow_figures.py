@@ -97,7 +97,7 @@ def test_variances_and_their_table(run, film):
     there = central["variances"].values[:, 0] > 0
     np.testing.assert_array_equal(first.lines[0].get_ydata()[there], central["displacements"].values[there, 0] ** 2)
     table = predictions.variance_table({"small": run}).data
-    error = abs(table["predicted variance is off by"])
+    error = abs(table["off by"])
     expected = metrics.variance_error(central, 0)
     np.testing.assert_allclose(error[:-1], expected[np.isfinite(expected)])
     assert table["steps"].iloc[0] == there.sum()

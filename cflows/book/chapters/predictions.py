@@ -84,7 +84,7 @@ def variance_table(runs: Mapping[str, xr.DataTree]) -> Styler:
         rows.append(
             (name, "all together", there.any(axis=1).sum(), predicted.sum() / max(actual.sum(), 1e-300) - 1, None)
         )
-    columns = ["network", "along", "steps", "predicted variance is off by", "share of the busiest 30 steps"]
+    columns = ["network", "along", "steps", "off by", "in the busiest 30 steps"]
     table = pd.DataFrame(rows, columns=columns).set_index(columns[:2])
     return table.style.format({columns[3]: "{:+.1%}", columns[4]: "{:.0%}"}, na_rep="")
 
