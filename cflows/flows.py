@@ -151,7 +151,9 @@ def velocity(
 
 
 class Drift(NamedTuple):
-    """How fast θP - H changes along U: A' = α + B[X]. B is the sum of two parts, each symmetric and semidefinite.
+    """How fast θP - H changes along U: A' = α + B[X], equation :eq:`eq-drift`.
+
+    B is the sum of two parts, each symmetric and semidefinite.
 
     Attributes
     ----------

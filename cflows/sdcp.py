@@ -54,7 +54,7 @@ class Solution:
 
 
 def solve(A: ArrayLike, B: ArrayLike, throw: bool = True) -> Solution:
-    """Solve SDCP(A, B), which makes equation :eq:`eq-complementarity` hold at the end of a step.
+    """Solve SDCP(A, B), equation :eq:`eq-sdcp`, which makes :eq:`eq-complementarity` hold at the end of a step.
 
     Three cases have closed forms: k = 1; A ⪰ 0, where X = 0; and B[X] = -A with X ⪰ 0, where every critical eigenvalue
     stays locked. Other problems are scaled to unit size. Newton's method for X = Π₊(X - Y) :cite:`sun2002` solves most
