@@ -76,7 +76,7 @@ def quadratic_data(
 
 
 def program(H: Float[np.ndarray, "2 2"], g: Float[np.ndarray, "2"], eta: float):
-    """An explorer of the convex program :eq:`eq-program` with two weights.
+    """An explorer of the convex program of `stationary.solve`, with two weights.
 
     The reader changes η, the gradient and the Hessian's entry h₁₂, and sees P̂, P̄ and the path of P̄ over all η in the
     plane of p₁ and p₂, the speeds of both, and what ν̄ is made of. The page solves the program itself.
