@@ -148,7 +148,8 @@ def three_rates(runs: Mapping[float, xr.DataTree]) -> Figure:
     fig, axes = plt.subplots(2, len(runs), figsize=(8.2, 5.0), sharex=True, sharey="row", squeeze=False)
     for (upper, lower), (lr, run) in zip(axes.T, runs.items(), strict=True):
         burn_in, n = experiments.read(run).burn_in, run.attrs["weights"]
-        scaled = run.map_over_datasets(lambda d, by=lr, past=burn_in: _in_time(d, by, past))
+        flows = {name: _in_time(run[name].to_dataset(), lr, burn_in) for name in PENALTY}
+        scaled = xr.DataTree.from_dict(flows)
         _curves(upper, scaled, _sharpness, {}, PENALTY)
         _curves(lower, scaled, lambda d, n=n: n / d["p_sum"], {}, PENALTY)
         upper.set(title=title(lr), yscale="log")
@@ -161,7 +162,7 @@ def three_rates(runs: Mapping[float, xr.DataTree]) -> Figure:
 
 def _in_time(data: xr.Dataset, lr: float, burn_in: int) -> xr.Dataset:
     """With ηt in the place of steps."""
-    return data.assign_coords(step=lr * (data["step"] + burn_in)) if "step" in data.coords else data
+    return data.assign_coords(step=lr * (data["step"] + burn_in))
 
 
 def _sharpness(data: xr.Dataset) -> np.ndarray:

@@ -97,7 +97,7 @@ def program(H: np.ndarray, g: np.ndarray, etas: ArrayLike) -> Figure:
     bar = np.array([stationary.solve(H, g, eta).p for eta in np.ravel(etas)])
     hat = stationary.solve(H, g, np.inf).p
     x, y = np.meshgrid(*[np.linspace(*WINDOW, 300)] * 2)
-    fig, (left, right) = plt.subplots(1, 2, figsize=(7.6, 4.0), sharex=True, sharey=True)
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7.6, 4.2), sharex=True, sharey=True)
     for ax, level in ((left, x + y), (right, g[0] ** 2 / x + g[1] ** 2 / y)):
         _plane(ax, H)
         ax.contour(x, y, level, levels=12, colors="#8a8a8a", linewidths=0.8, linestyles=":")
