@@ -97,7 +97,7 @@ def test_nu_beside_what_it_settles_at(made):
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["a", r"$\eta = 3\times10^{-4}$"]
     np.testing.assert_array_equal(lines_of(fig.axes[0])["cosine"].get_ydata(), solved["cosine"])
     fig = preconditioner.ten_weights(run, solved)
-    drawn = [np.asarray(lines_of(ax)[r"$\bar\nu$"].get_ydata()) for ax in fig.axes if ax.lines]
+    drawn = [np.asarray(lines_of(ax)[preconditioner.SETTLES].get_ydata()) for ax in fig.axes if ax.lines]
     assert sorted(x[-1] for x in drawn) == pytest.approx(sorted(solved["nu_stationary"].values[-1]))
     spans = [np.divide(*ax.get_ylim()[::-1]) for ax in fig.axes]
     np.testing.assert_allclose(spans, spans[0])

@@ -233,8 +233,8 @@
       readout(
         top > 2 - 1e-6 ? "An eigenvalue is at 2: RMSProp oscillates." : `No eigenvalue is at 2: the largest is ${number(top)}.`,
         (top > 2 - 1e-6 ? "" : " The gradient alone makes ν̄, as if there were no curvature.") +
-        ` P̄ is ${number(100 * away, 0)} % of the length of P̂ away from it. Under P̄ the loss falls at ` +
-        `${number(ratio)} of its speed under P̂, and at ${number(ratios[1])} of gradient descent's best.`,
+        ` P̄ differs from P̂ by ${number(100 * away, 0)} %. Under P̄ the loss falls at ${number(ratio)} times ` +
+        `its speed under P̂, and at ${number(ratios[1])} times gradient descent's best.`,
       );
     }
     controls.ondraw(draw);

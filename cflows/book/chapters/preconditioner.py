@@ -17,6 +17,7 @@ from ..figures import COLORS, PROCESSES
 
 WINDOW = (0.4, 3.2)  # of p₁ and p₂, in the plane of both
 BOX = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.9}
+SETTLES = r"$\bar\nu$, where $\nu$ would settle"
 LABELS = {"rmsprop": "$P$ of the flow", "stationary": r"$\bar P$", "first-term": r"$\hat P$"}
 LOOKS = {"rmsprop": "central", "stationary": "stationary", "first-term": "first-term"}
 
@@ -135,7 +136,7 @@ def similarity(shown: Mapping[str | float, tuple[xr.DataTree, xr.Dataset]]) -> F
     for ax, (name, (run, s)) in zip(axes[0], shown.items(), strict=True):
         ax.axhline(1, color=COLORS["threshold"], lw=1)
         ax.plot(s["step"], s["log_correlation"], "o-", ms=3.5, color=wine, label="correlation of logarithms")
-        ax.plot(s["step"], s["log_correlation_past"], ls="--", lw=1.2, color=wine, label=r"of $\bar\nu$ averaged")
+        ax.plot(s["step"], s["log_correlation_past"], ls="--", lw=1.2, color=wine, label=r"the same, past $\bar\nu$")
         ax.plot(s["step"], s["cosine"], "s-", ms=3, lw=1, color="#777777", label="cosine")
         edge = metrics.edge(run["central"])
         figures.mark([ax], edge)
@@ -174,7 +175,7 @@ def ten_weights(run: xr.DataTree, solved: xr.Dataset) -> Figure:
         style = PROCESSES["discrete"] | {"lw": 2.5, "label": "RMSProp"}
         ax.plot(run["discrete"]["step"], real[:, j], **style)
         ax.plot(run["central"]["step"], flow[:, j], **PROCESSES["central"])
-        ax.plot(solved["step"], bar[:, j], "o", ms=4, color=COLORS["stationary"], label=r"$\bar\nu$", zorder=4)
+        ax.plot(solved["step"], bar[:, j], "o", ms=4, color=COLORS["stationary"], label=SETTLES, zorder=4)
         ax.set(yscale="log", ylim=(middle / factor / 1.5, middle * factor * 1.5))
         ax.set_title(f"weight {int(solved['coord'][j]):,}", fontsize=9)
         ax.tick_params(labelsize=8)
@@ -185,7 +186,7 @@ def ten_weights(run: xr.DataTree, solved: xr.Dataset) -> Figure:
         ax.set(xlabel="step")
     for ax in axes[:, 0]:
         ax.set_ylabel(r"$\nu$, $\bar\nu$")
-    axes[0, 0].legend(loc="best", fontsize=7.5, handlelength=1.2)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3, fontsize=9)
     return fig
 
 
@@ -211,11 +212,12 @@ def all_weights(solved: xr.Dataset) -> Figure:
     for factor in (0.5, 1, 2):
         look = {"lw": 1.5} if factor == 1 else {"lw": 0.9, "ls": ":"}
         ax.plot([low, high], [factor * low, factor * high], color=COLORS["stationary"], **look)
-    place = {"rotation": 45, "rotation_mode": "anchor", "transform_rotation": True, "fontsize": 9}
+    place = {"rotation": 45, "rotation_mode": "anchor", "fontsize": 9}
     for factor, words in ((2.6, "twice as large"), (0.28, "half as large")):
         ax.text(low * 3, low * 3 * factor, words, color=COLORS["stationary"], ha="left", **place)
     count = f"{int(there.sum()):,} weights, step {int(end['step'])}"
     ax.set(xlabel=r"$\bar\nu$", ylabel=r"$\nu$ of the central flow", title=count, xlim=(low, high), ylim=(low, high))
+    ax.set_aspect("equal")
     return fig
 
 
