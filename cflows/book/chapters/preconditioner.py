@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from ... import experiments, metrics, stationary
@@ -143,7 +144,7 @@ def similarity(shown: Mapping[str | float, tuple[xr.DataTree, xr.Dataset]]) -> F
         ax.text(edge, 0.03, " edge", transform=ax.get_xaxis_transform(), fontsize=8.5, color="#666666")
         ax.set(xlabel="step", title=title(name))
         lowest = min(lowest, *(float(s[what].min()) for what in ("log_correlation", "cosine")))
-    axes[0, 0].set(ylabel=r"likeness of $\nu$ and $\bar\nu$", ylim=(lowest, 1.04))
+    axes[0, 0].set(ylabel=r"likeness of $\hat\nu$ and $\bar\nu$", ylim=(lowest, 1.04))
     axes[0, -1].legend(loc="lower right", fontsize=8)
     return fig
 
@@ -185,7 +186,7 @@ def ten_weights(run: xr.DataTree, solved: xr.Dataset) -> Figure:
     for ax in axes[-1]:
         ax.set(xlabel="step")
     for ax in axes[:, 0]:
-        ax.set_ylabel(r"$\nu$, $\bar\nu$")
+        ax.set_ylabel(r"$\hat\nu$, $\bar\nu$")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3, fontsize=9)
     return fig
 
@@ -214,9 +215,10 @@ def all_weights(solved: xr.Dataset) -> Figure:
         ax.plot([low, high], [factor * low, factor * high], color=COLORS["stationary"], **look)
     place = {"rotation": 45, "rotation_mode": "anchor", "fontsize": 9}
     for factor, words in ((2.6, "twice as large"), (0.28, "half as large")):
-        ax.text(low * 3, low * 3 * factor, words, color=COLORS["stationary"], ha="left", **place)
+        at = 10 * np.sqrt(low * high)
+        ax.text(at, at * factor, words, color=COLORS["stationary"], ha="left", **place)
     count = f"{int(there.sum()):,} weights, step {int(end['step'])}"
-    ax.set(xlabel=r"$\bar\nu$", ylabel=r"$\nu$ of the central flow", title=count, xlim=(low, high), ylim=(low, high))
+    ax.set(xlabel=r"$\bar\nu$", ylabel=r"$\hat\nu$ of the central flow", title=count, xlim=(low, high), ylim=(low, high))
     ax.set_aspect("equal")
     return fig
 
@@ -242,8 +244,11 @@ def speeds(panels: Mapping[str | float, xr.Dataset]) -> Figure:
         ax.set(xlabel="step", yscale="log")
         ax.set_title(title(name), fontsize=9.5)
     axes[0, 0].set_ylabel("speed, gradient descent's best = 1")
-    axes[0, 0].yaxis.set_major_formatter("{x:g}")
-    axes[0, -1].legend(loc="upper right", fontsize=7.5, handlelength=1.4)
+    for axis in (ax.yaxis for ax in axes[0]):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_formatter(NullFormatter())
+        axis.set_major_formatter("{x:g}")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4, fontsize=9)
     return fig
 
 
