@@ -16,7 +16,7 @@ from ...averaging import smooth
 from .. import animations, figures
 from ..claims import SMALL
 from ..figures import COLORS, PROCESSES
-from .preconditioner import title
+from .preconditioner import plain, title
 
 FRAMES = 100, 20  # in which a film's curves grow, and for which it then stands still
 STATIONARY = {
@@ -62,7 +62,7 @@ def stationary_flow(run: xr.DataTree, branch: int):
         ax.set(title=name, xlim=limits, ylim=(seen.min() - margin, seen.max() + margin))
     figures.mark(axes, branch)
     words = " the stationary flows start here, from the central flow"
-    axes[0].text(branch, 0.92, words, transform=axes[0].get_xaxis_transform(), fontsize=8.5, color="#555555")
+    axes[-1].text(branch, 0.05, words, transform=axes[-1].get_xaxis_transform(), fontsize=8.5, color="#555555")
     axes[-1].set(xlabel="step")
     _legend(fig, axes[0])
     said = "Loss, sum of nu and a score: RMSProp, the central flow, the stationary flow with and without penalty."
@@ -128,6 +128,7 @@ def acceleration(run: xr.DataTree):
         texts += [arrow, ax.text(1.02 * steps, middle, f"×{ratios[what]:.2g}", fontsize=11, va="center")]
     axes[-1].set(xlabel="step", ylim=(0, None))
     axes[1].set(ylim=(0, None))
+    plain(axes[0])
     _legend(fig, axes[0])
     said = "Loss, sharpness and mean step size, for RMSProp, the central flow, and the flow without curvature penalty."
     return _film(fig, run, steps, "acceleration", said, texts)
@@ -154,6 +155,8 @@ def three_rates(runs: Mapping[float, xr.DataTree]) -> Figure:
         _curves(lower, scaled, lambda d, n=n: n / d["p_sum"], {}, PENALTY)
         upper.set(title=title(lr), yscale="log")
         lower.set(yscale="log", xlabel=r"$\eta t$")
+        plain(upper)
+        plain(lower)
     axes[0, 0].set_ylabel("sharpness")
     axes[1, 0].set_ylabel("mean step size")
     _legend(fig, axes[0, 0])

@@ -218,8 +218,8 @@ def all_weights(solved: xr.Dataset) -> Figure:
         at = 10 * np.sqrt(low * high)
         ax.text(at, at * factor, words, color=COLORS["stationary"], ha="left", **place)
     count = f"{int(there.sum()):,} weights, step {int(end['step'])}"
-    ax.set(xlabel=r"$\bar\nu$", ylabel=r"$\hat\nu$ of the central flow", title=count, xlim=(low, high), ylim=(low, high))
-    ax.set_aspect("equal")
+    ax.set(xlabel=r"$\bar\nu$", ylabel=r"$\hat\nu$ of the central flow", title=count)
+    ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     return fig
 
 
@@ -243,11 +243,8 @@ def speeds(panels: Mapping[str | float, xr.Dataset]) -> Figure:
             ax.plot(s["step"], ratio, "o-", ms=2.5, lw=1.3, color=COLORS[LOOKS[which]], label=LABELS[which])
         ax.set(xlabel="step", yscale="log")
         ax.set_title(title(name), fontsize=9.5)
+        plain(ax)
     axes[0, 0].set_ylabel("speed, gradient descent's best = 1")
-    for axis in (ax.yaxis for ax in axes[0]):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_minor_formatter(NullFormatter())
-        axis.set_major_formatter("{x:g}")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4, fontsize=9)
     return fig
 
@@ -273,6 +270,18 @@ def limit(etas: ArrayLike, distances: ArrayLike) -> Figure:
     ax.set(xlabel="learning rate η in the program", title=r"distance of $\bar P$ from $\hat P$")
     ax.yaxis.set_major_formatter(lambda x, _: f"{100 * x:g} %")
     return fig
+
+
+def plain(ax: Axes) -> None:
+    """Numbers without powers along a logarithmic axis of values: 1, 2 and 5 of each decade.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+    """
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_formatter("{x:g}")
 
 
 def title(name: str | float) -> str:
