@@ -52,6 +52,16 @@ def film(monkeypatch):
     return kept
 
 
+def named(ax) -> str:
+    return ax.get_title() + ax.get_title(loc="left")
+
+
+def at(ax, p) -> bool:
+    """Whether a point is drawn."""
+    points = [np.ravel(line.get_data()) for line in ax.lines if np.size(line.get_xdata()) == 1]
+    return any(np.allclose(point, p) for point in points)
+
+
 def lines_of(ax):
     return {line.get_label(): line for line in ax.lines}
 
@@ -60,7 +70,7 @@ def test_the_program_has_its_solutions():
     fig = preconditioner.program(H, G, [0.2, 1.0, 6.0])
     left, right = fig.axes
     hat = stationary.solve(H, G, np.inf).p
-    assert any(np.allclose(np.ravel(line.get_data()), hat) for line in left.lines)
+    assert at(left, hat)
     path = next(line for line in right.lines if len(line.get_xdata()) == 3)
     np.testing.assert_allclose(np.array(path.get_data()).T[1], stationary.solve(H, G, 1.0).p)
     # the shade ends where an eigenvalue of P⁻¹H is 2
@@ -73,7 +83,7 @@ def test_paths_end_at_rest():
     end = stationary.solve(H, G, 1.0).p
     path = (np.linspace([2.9, 2.7], end, 50)) ** 2
     (ax,) = preconditioner.rest(H, G, 1.0, [path, path]).axes
-    assert any(np.allclose(np.ravel(line.get_data()), end) for line in ax.lines)
+    assert at(ax, end)
 
 
 def test_learning_rates_have_one_notation():
@@ -94,7 +104,7 @@ def test_the_bias_of_nu_is_corrected(made):
 def test_nu_beside_what_it_settles_at(made):
     run, solved = made
     fig = preconditioner.similarity({"a": made, 3e-4: made})
-    assert [ax.get_title(loc="left") for ax in fig.axes] == ["a", r"$\eta = 3\times10^{-4}$"]
+    assert [named(ax) for ax in fig.axes] == ["a", r"$\eta = 3\times10^{-4}$"]
     np.testing.assert_array_equal(lines_of(fig.axes[0])["cosine"].get_ydata(), solved["cosine"])
     fig = preconditioner.ten_weights(run, solved)
     drawn = [np.asarray(lines_of(ax)[preconditioner.SETTLES].get_ydata()) for ax in fig.axes if ax.lines]
@@ -102,7 +112,7 @@ def test_nu_beside_what_it_settles_at(made):
     spans = [np.divide(*ax.get_ylim()[::-1]) for ax in fig.axes]
     np.testing.assert_allclose(spans, spans[0])
     (ax,) = preconditioner.all_weights(solved).axes
-    assert ax.get_title(loc="left").endswith(f"step {int(solved['step'][-1])}")
+    assert named(ax).endswith(f"step {int(solved['step'][-1])}")
 
 
 def test_speeds_are_in_units_of_gradient_descent(made):
