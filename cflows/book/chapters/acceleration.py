@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -45,7 +46,7 @@ def stationary_flow(run: xr.DataTree, branch: int):
     """
     steps = run["discrete"].sizes["step"]
     shown = run.isel(step=slice(branch - (steps - branch) // 6, None))
-    scores = run["central"]["outputs"].values[branch:]
+    scores = run["central"].to_dataset()["outputs"].values[branch:]
     image = int(np.argmax(np.nanstd(scores, axis=0)))  # the test image whose score changes most
     series = {
         "training loss": lambda d: d["loss"],
@@ -58,7 +59,7 @@ def stationary_flow(run: xr.DataTree, branch: int):
         lines = [line for line in ax.lines if line.get_label() != STATIONARY["central"]]
         seen = np.concatenate([line.get_ydata()[line.get_xdata() >= branch] for line in lines])
         margin = 0.06 * np.ptp(seen)
-        limits = float(shown["discrete"]["step"][0]), steps
+        limits = branch - (steps - branch) // 6, steps
         ax.set(title=name, xlim=limits, ylim=(seen.min() - margin, seen.max() + margin))
     figures.mark(axes, branch)
     words = " the stationary flows start here, from the central flow"
@@ -152,7 +153,7 @@ def three_rates(runs: Mapping[float, xr.DataTree]) -> Figure:
         flows = {name: _in_time(run[name].to_dataset(), lr, burn_in) for name in PENALTY}
         scaled = xr.DataTree.from_dict(flows)
         _curves(upper, scaled, _sharpness, {}, PENALTY)
-        _curves(lower, scaled, lambda d, n=n: n / d["p_sum"], {}, PENALTY)
+        _curves(lower, scaled, partial(_mean_step, n), {}, PENALTY)
         upper.set(title=title(lr), yscale="log")
         lower.set(yscale="log", xlabel=r"$\eta t$")
         plain(upper)
@@ -166,6 +167,11 @@ def three_rates(runs: Mapping[float, xr.DataTree]) -> Figure:
 def _in_time(data: xr.Dataset, lr: float, burn_in: int) -> xr.Dataset:
     """With ηt in the place of steps."""
     return data.assign_coords(step=lr * (data["step"] + burn_in))
+
+
+def _mean_step(n: int, data: xr.Dataset) -> np.ndarray:
+    """The harmonic mean of n step sizes 1/p."""
+    return (n / data["p_sum"]).values
 
 
 def _sharpness(data: xr.Dataset) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -139,7 +140,7 @@ def similarity(shown: Mapping[str | float, tuple[xr.DataTree, xr.Dataset]]) -> F
         ax.plot(s["step"], s["log_correlation"], "o-", ms=3.5, color=wine, label="correlation of logarithms")
         ax.plot(s["step"], s["log_correlation_past"], ls="--", lw=1.2, color=wine, label=r"the same, past $\bar\nu$")
         ax.plot(s["step"], s["cosine"], "s-", ms=3, lw=1, color="#777777", label="cosine")
-        edge = metrics.edge(run["central"])
+        edge = metrics.edge(run.children["central"])
         figures.mark([ax], edge)
         ax.text(edge, 0.03, " edge", transform=ax.get_xaxis_transform(), fontsize=8.5, color="#666666")
         ax.set(xlabel="step", title=title(name))
@@ -164,10 +165,11 @@ def ten_weights(run: xr.DataTree, solved: xr.Dataset) -> Figure:
     matplotlib.figure.Figure
     """
     real, flow = (corrected(run, name) for name in ("discrete", "central"))
-    bar, edge = solved["nu_stationary"].values, metrics.edge(run["central"])
+    bar, edge = solved["nu_stationary"].values, metrics.edge(run.children["central"])
     order = np.argsort(flow[-1])[::-1]
     fig, axes = plt.subplots(2, -(-len(order) // 2), figsize=(8.2, 4.0), sharex=True, squeeze=False)
-    factor, middles = 1.0, []
+    factor: float = 1.0
+    middles: list[float] = []
     for j in order:  # what is seen from the edge on, and where its middle is
         late = [x[x > 0] for x in (flow[edge:, j], bar[solved["step"].values >= edge, j])]
         low, high = min(x.min() for x in late if len(x)), max(x.max() for x in late if len(x))
@@ -180,7 +182,7 @@ def ten_weights(run: xr.DataTree, solved: xr.Dataset) -> Figure:
         ax.set(yscale="log", ylim=(middle / factor / 1.5, middle * factor * 1.5))
         ax.set_title(f"weight {int(solved['coord'][j]):,}", fontsize=9)
         ax.tick_params(labelsize=8)
-    figures.mark(axes.flat, edge)
+    figures.mark(axes.ravel().tolist(), edge)
     for ax in axes.flat[len(order) :]:
         ax.set_visible(False)
     for ax in axes[-1]:
@@ -208,12 +210,12 @@ def all_weights(solved: xr.Dataset) -> Figure:
     there = (x > 0) & (y > 0)
     low, high = np.quantile(np.concatenate([x[there], y[there]]), [1e-4, 1]) * [0.5, 2]
     fig, ax = plt.subplots(figsize=(5.2, 4.6))
-    style = {"xscale": "log", "yscale": "log", "bins": "log", "mincnt": 1, "cmap": "Greys", "lw": 0.2}
+    style: dict[str, Any] = {"xscale": "log", "yscale": "log", "bins": "log", "mincnt": 1, "cmap": "Greys", "lw": 0.2}
     ax.hexbin(x[there], y[there], gridsize=60, rasterized=True, vmin=0.3, **style)
     for factor in (0.5, 1, 2):
         look = {"lw": 1.5} if factor == 1 else {"lw": 0.9, "ls": ":"}
         ax.plot([low, high], [factor * low, factor * high], color=COLORS["stationary"], **look)
-    place = {"rotation": 45, "rotation_mode": "anchor", "fontsize": 9}
+    place: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "fontsize": 9}
     for factor, words in ((2.6, "twice as large"), (0.28, "half as large")):
         at = 10 * np.sqrt(low * high)
         ax.text(at, at * factor, words, color=COLORS["stationary"], ha="left", **place)
@@ -322,7 +324,13 @@ def _plane(ax: Axes, H: np.ndarray) -> None:
 
 def _name(ax: Axes, words: str, at: ArrayLike, offset: tuple[float, float], color: str, size: float = 12) -> None:
     """Words beside a point, in its colour, on white."""
-    style = {"textcoords": "offset points", "color": COLORS[color], "fontsize": size, "bbox": BOX, "zorder": 6}
+    style: dict[str, Any] = {
+        "textcoords": "offset points",
+        "color": COLORS[color],
+        "fontsize": size,
+        "bbox": BOX,
+        "zorder": 6,
+    }
     ax.annotate(words, tuple(np.ravel(at)), offset, **style)
 
 
