@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from importlib import resources
 
@@ -8,6 +9,7 @@ from conftest import mlp_objective
 from py_mini_racer import MiniRacer
 
 import cflows
+from cflows import stationary
 from cflows.book import figures, interactive
 
 H, P, W0 = np.array([[2.0, 1.2], [1.2, 1.6]]), np.array([3.0, 0.9]), np.array([0.8, -0.7])
@@ -50,6 +52,35 @@ def test_the_page_solves_the_eigenproblem_that_the_library_solves(hessian):
     eigenvalues, Q = cflows.quadratic.effective_eigh(hessian, P)
     np.testing.assert_allclose(result["values"], eigenvalues)
     np.testing.assert_allclose(abs(np.array(result["vectors"]).T), abs(Q / np.linalg.norm(Q, axis=0)), atol=1e-12)
+
+
+PROGRAMS = [
+    (H, [0.45, 0.6], 1.0),
+    (H, [0.45, 0.6], 0.15),  # off the boundary: no eigenvalue is at 2
+    (H, [0.0, 0.6], 0.4),
+    (H, [0.3, 0.2], math.inf),
+    (np.array([[2.0, -1.5], [-1.5, 1.2]]), [1.2, 0.01], 0.5),
+    (np.diag([2.0, 1.2]), [0.1, 1.0], 0.5),
+    (np.array([[-0.5, 0.9], [0.9, 1.2]]), [0.2, 0.3], 0.8),
+    (np.array([[-2.0, 0.9], [0.9, 1.2]]), [0.0, 0.0], math.inf),  # p₁ is held at zero
+]
+
+
+@pytest.mark.parametrize(("hessian", "g", "eta"), PROGRAMS)
+def test_the_page_solves_the_program_that_the_library_solves(hessian, g, eta):
+    script = resources.files("cflows.book").joinpath("interactive.js").read_text()
+    function = re.search(r"  function settled.*?\n  }\n", script, re.DOTALL).group(0)
+    b = (np.abs(g) / eta).tolist()
+    p = json.loads(MiniRacer().eval(f"{function} JSON.stringify(settled({hessian.tolist()}, {b}))"))
+    np.testing.assert_allclose(p, stationary.solve(hessian, np.array(g), eta).p, rtol=1e-4, atol=1e-5)
+
+
+def test_the_program_begins_with_the_given_numbers():
+    data = data_of(interactive.program(H, np.array([-0.45, 0.6]), 0.7).data)
+    assert data["controls"] == {"lr": 0.7, "g1": 0.45, "g2": 0.6, "off": 1.2}
+    np.testing.assert_array_equal(data["H"], H)
+    with pytest.raises(ValueError, match="draws two weights"):
+        interactive.program(np.eye(3), np.ones(3), 1.0)
 
 
 def test_the_scrubber_shows_the_run(run):

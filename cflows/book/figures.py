@@ -1,7 +1,8 @@
 """The book's visual language.
 
 One colour a quantity, the same in every chapter, safe for colour-blind readers: the palette of Okabe and Ito
-:cite:yearpar:`okabe2008`, wine for what is stationary, and for the spectrum a scale of its own, from dark to light.
+:cite:yearpar:`okabe2008`, wine for what is stationary, olive for what lacks the penalty, and for the spectrum a scale
+of its own, from dark to light.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ COLORS = {
     "curvature": "#CC79A7",  # what curvature regularisation does
     "stationary": "#882255",  # P̄ and its flow
     "first-term": "#E69F00",  # P̂
-    "ablated": "#CC79A7",  # a flow without its curvature penalty
+    "ablated": "#7F7F00",  # a flow without its curvature penalty
     "threshold": "#999999",
 }
 #: Colours of the leading eigenvalues, the largest first.

@@ -4,6 +4,7 @@
   const small = (x) => x.toPrecision(2).replaceAll("-", "−").replace(/e(.*)/, " · 10^$1");
 
   const mark = (color) => `<span style="color:${color}">━</span>`;
+  const block = (color) => `<span style="color:${color}">■</span>`;
 
   // ---- Two weights: preconditioned gradient descent on ½ wᵀHw with P = diag(1, p₂/p₁)/η ----
 
@@ -126,6 +127,114 @@
         `Along q₂, λ₂ = ${number(l2)}, it multiplies by ${number(1 - l2)}: that component ${said(l2)}. ` +
         (l1 > 0 ? `At η = ${number((2 * lr) / l1, 3)}, λ₁ is 2. ` : "") +
         `q₁ is ${number(apart, 0)}° from the direction in which the loss is most curved.`,
+      );
+    }
+    controls.ondraw(draw);
+    controls.set(start);
+  }
+
+  // ---- Two weights: the preconditioner that ν settles at, and what the learning rate makes of it ----
+
+  /** P̄ for b = |g|/η, and P̂ for b = 0: the least p₁ + p₂ + b₁²/p₁ + b₂²/p₂ with H ⪯ 2P. */
+  function settled(H, b) {
+    const off = H[0][1] ** 2;
+    const spare = [0, 1].map((i) => 2 * b[i] - H[i][i]);
+    if (Math.min(...spare) >= 0 && spare[0] * spare[1] >= off) return b; // the least without the constraint obeys it
+    if (off === 0) return [0, 1].map((i) => Math.max(b[i], H[i][i] / 2));
+    // It is on the boundary, where 2p₁ = h₁₁ + t and 2p₂ = h₂₂ + h₁₂²/t. There the sum has one minimum over t.
+    const point = (t) => [(H[0][0] + t) / 2, (H[1][1] + off / t) / 2];
+    const slope = (t) => {
+      const [one, two] = point(t).map((p, i) => 1 - (b[i] ? (b[i] / p) ** 2 : 0));
+      return one * t - (two * off) / t;
+    };
+    let [low, high] = [1e-9 * Math.sqrt(off), 1e9 * Math.sqrt(off)];
+    if (H[0][0] < 0) low = Math.max(low, -H[0][0]); // p₁ ≥ 0
+    if (H[1][1] < 0) high = Math.min(high, -off / H[1][1]); // p₂ ≥ 0
+    for (let i = 0; i < 100; i++) {
+      const middle = Math.sqrt(low * high);
+      if (slope(middle) < 0) low = middle;
+      else high = middle;
+    }
+    return point(Math.sqrt(low * high));
+  }
+
+  function program(page, data) {
+    const [least, most] = data.window;
+    const plane = page.plot("The plane of p₁ and p₂: where an eigenvalue exceeds 2, and where both preconditioners are");
+    const readout = page.readout();
+    const start = { ...data.controls };
+    const controls = page.controls({
+      lr: ["learning rate η", 0.15, 3, 0.01, number],
+      g1: ["gradient g₁", 0, 1.2, 0.01, number],
+      g2: ["gradient g₂", 0, 1.2, 0.01, number],
+      off: ["h₁₂ of the Hessian", -1.5, 1.5, 0.05, number],
+    });
+    const speeds = page.plot("Speed at which the loss falls, for three preconditioners");
+    const parts = page.plot("What ν̄ is made of, at each of the two weights");
+    page.button("Start again", () => controls.set(start));
+    const [floor, walls] = ["#5a5a5a", "#c8c8c8"];
+
+    function draw({ lr, g1, g2, off }) {
+      const { ink } = page;
+      const H = [[data.H[0][0], off], [off, data.H[1][1]]];
+      const g = [g1, g2];
+      const solved = (eta) => settled(H, g.map((x) => x / eta));
+      const [bar, hat] = [solved(lr), settled(H, [0, 0])];
+      const rates = Array.from({ length: 60 }, (_, i) => 10 ** (-1 + i / 29.5));
+      const path = rates.map(solved);
+
+      const edge = Array.from({ length: 200 }, (_, i) => H[0][0] / 2 + 10 ** (-3 + i / 45))
+        .map((p) => [p, (H[1][1] + off ** 2 / (2 * p - H[0][0])) / 2]);
+      const ends = [[H[0][0] / 2, 20], ...edge, [20, H[1][1] / 2], [20, 0], [0, 0], [0, 20]];
+      const named = (name, p, color, size, textposition) => ({ x: [p[0]], y: [p[1]], mode: "markers+text", text: [name],
+        textposition, textfont: { color, size: 17 }, marker: { color, size } });
+      const trace = hat[0] + hat[1];
+      const shut = { range: [least, most], showgrid: false, constrain: "domain" };
+      page.draw(plane, [
+        { x: ends.map((p) => p[0]), y: ends.map((p) => p[1]), mode: "lines", fill: "toself", fillcolor: "#e2e2e2",
+          line: { color: "#777777", width: 1 } },
+        { x: [0, trace], y: [trace, 0], mode: "lines", line: { color: ink["first-term"], width: 1.3 } },
+        { x: path.map((p) => p[0]), y: path.map((p) => p[1]), mode: "lines", line: { color: ink.stationary, width: 1.5 } },
+        named("P̂", hat, ink["first-term"], 12, "bottom left"),
+        named("P̄", bar, ink.stationary, 12, "top right"),
+      ], {
+        title: "preconditioners: in the grey an eigenvalue exceeds 2",
+        xaxis: { title: "p₁", ...shut },
+        yaxis: { title: "p₂", ...shut, scaleanchor: "x", constraintoward: "top" },
+      });
+
+      const { values: [sharpness] } = effective(H, [1, 1]);
+      const speed = (p) => g.reduce((sum, x, i) => sum + x ** 2 / p[i], 0);
+      const base = speed([sharpness / 2, sharpness / 2]);
+      const ratios = base ? [1, speed(bar) / base, speed(hat) / base] : [1, 0, 0];
+      page.draw(speeds, [
+        { type: "bar", orientation: "h", x: ratios, y: ["gradient descent", "P̄", "P̂"], width: 0.6,
+          marker: { color: [ink.faint, ink.stationary, ink["first-term"]] },
+          text: ratios.map((x) => number(x)), textposition: "outside", cliponaxis: false },
+      ], {
+        title: "speed, gradient descent's best = 1",
+        xaxis: { range: [0, 1.2 * Math.max(...ratios)] },
+        yaxis: { tickfont: { size: 12.5 } },
+      });
+
+      const share = g.map((x, i) => (bar[i] ? Math.min((x / lr / bar[i]) ** 2, 1) : 0));
+      const names = ["weight 1", "weight 2"];
+      page.draw(parts, [[share, floor], [share.map((x) => 1 - x), walls]].map(([y, color]) =>
+        ({ type: "bar", x: names, y, width: 0.5, marker: { color } })), {
+        title: `what ν̄ is made of: ${block(floor)} gradient, ${block(walls)} oscillation`,
+        barmode: "stack",
+        xaxis: { tickfont: { size: 12.5 } },
+        yaxis: { range: [0, 1], tickformat: ".0%" },
+      });
+
+      const top = effective(H, bar).values[0];
+      const away = Math.hypot(bar[0] - hat[0], bar[1] - hat[1]) / Math.hypot(...hat);
+      const ratio = base ? speed(bar) / speed(hat) : 1;
+      readout(
+        top > 2 - 1e-6 ? "An eigenvalue is at 2: RMSProp oscillates." : `No eigenvalue is at 2: the largest is ${number(top)}.`,
+        (top > 2 - 1e-6 ? "" : " The gradient alone makes ν̄, as if there were no curvature.") +
+        ` P̄ differs from P̂ by ${number(100 * away, 0)} %. Under P̄ the loss falls at ${number(ratio)} times ` +
+        `its speed under P̂, and at ${number(ratios[1])} times gradient descent's best.`,
       );
     }
     controls.ondraw(draw);
@@ -338,7 +447,7 @@
       }
       root.querySelector(".poster").remove();
       const data = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
-      ({ quadratic, training })[root.dataset.interactive](pageOf(root, data), data);
+      ({ quadratic, program, training })[root.dataset.interactive](pageOf(root, data), data);
       root.dataset.ready = "yes";
       return root;
     };

@@ -15,6 +15,7 @@ import xarray as xr
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from .. import stationary
 from ..quadratic import effective_eigh, preconditioned_gd
 from . import figures, media
 
@@ -72,6 +73,40 @@ def quadratic_data(
     x, y = vectors[:, 1] * (1 if vectors[0, 1] >= 0 else -1)
     controls = {"lr": 1 / p[0], "top": top, "low": low, "angle": np.degrees(np.arctan2(y, x)), "ratio": p[1] / p[0]}
     return {"steps": steps, "w0": _rounded(w0), "controls": {k: _rounded(v) for k, v in controls.items()}}
+
+
+def program(H: Float[np.ndarray, "2 2"], g: Float[np.ndarray, "2"], eta: float):
+    """An explorer of the convex program of `stationary.solve`, with two weights.
+
+    The reader changes η, the gradient and the Hessian's entry h₁₂, and sees P̂, P̄ and the path of P̄ over all η in the
+    plane of p₁ and p₂, the speeds of both, and what ν̄ is made of. The page solves the program itself.
+
+    Parameters
+    ----------
+    H, g : array (2, 2), array (2,)
+        Hessian and gradient that it begins with. Only the size of the gradient's entries matters.
+    eta : float
+        Learning rate that it begins with.
+
+    Returns
+    -------
+    IPython.display.HTML
+
+    Raises
+    ------
+    ValueError
+        If there are not two weights.
+    """
+    if np.shape(H) != (2, 2) or np.shape(g) != (2,):
+        raise ValueError(f"H has shape {np.shape(H)}, g {np.shape(g)}; the explorer draws two weights")
+    (h11, h12), (_, h22) = np.asarray(H, dtype=float)
+    controls = {"lr": eta, "g1": abs(g[0]), "g2": abs(g[1]), "off": h12}
+    data = {"H": _rounded(H), "window": [0, 3], "controls": {k: _rounded(v) for k, v in controls.items()}}
+    x = h11 / 2 + np.geomspace(0.02, 20, 200)
+    edge = x, (h22 + h12**2 / (2 * x - h11)) / 2
+    bar = np.array([stationary.solve(np.asarray(H), np.asarray(g), r).p for r in np.geomspace(0.1, 10, 30)])
+    window = (h11 / 2 - 1.2, h11 / 2 + 4.8, 0.2, 2.2)
+    return _html("program", data, [(*edge, "threshold"), (*bar.T, "stationary")], window, "Move η and the gradient")
 
 
 def training(run: xr.DataTree):

@@ -200,7 +200,7 @@ def reference(H: np.ndarray, g: np.ndarray, lr: float, **options) -> np.ndarray:
 
     scale = max(np.linalg.eigvalsh(H)[-1], abs(g).max() / lr, 0) or 1.0
     p, b = cp.Variable(len(g), nonneg=True), g / lr / scale  # b = 0 if η is infinite
-    cost = cp.sum([p[i] + (cp.quad_over_lin(b[i], p[i]) if b[i] else 0) for i in range(len(g))])
+    cost = cp.sum(p) + sum(cp.quad_over_lin(b[i], p[i]) for i in np.flatnonzero(b))
     problem = cp.Problem(cp.Minimize(cost), [2 * cp.diag(p) - H / scale >> 0])
     problem.solve(**options)
     if p.value is None:

@@ -5,7 +5,7 @@ export const INK = {
   average: "#56B4E9",
   stable: "#D55E00",
   central: "#111111",
-  ablated: "#b0408f",
+  ablated: "#7f7f00",
   threshold: "#8a8a8a",
   doubt: "#bbbbbb",
   ghost: "#c9b28a",
