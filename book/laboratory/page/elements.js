@@ -47,14 +47,13 @@ export function slider(parent, label, values, show, onchange) {
       timer = setTimeout(() => onchange(values[input.valueAsNumber]), PAUSE);
     });
     const set = (value) => {
-      const nearest = values.reduce(
-        (best, x, i) => (Math.abs(Math.log(x / value)) < Math.abs(Math.log(values[best] / value)) ? i : best),
+      input.value = values.reduce(
+        (best, x, i) => (Math.abs(x - value) < Math.abs(values[best] - value) ? i : best),
         0,
       );
-      input.value = nearest;
       tell(value);
     };
-    return { set, input };
+    return { set, input, box };
   });
 }
 
