@@ -106,7 +106,7 @@ def test_adam_has_its_momentum_and_its_threshold(visit):
     page = opened(visit, {"width": 8, "steps": 20})
     slider = page.get_by_role("slider", name="momentum β₁")
     assert not slider.is_visible()
-    page.get_by_label("optimizer").select_option("adam")
+    page.get_by_label("optimizer", exact=True).select_option("adam")
     slider.wait_for(state="visible")
     page.wait_for_function("cflowsLab.state().settings.optimizer === 'adam'")
     assert state(page)["threshold"] == pytest.approx(38)

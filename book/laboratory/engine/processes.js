@@ -120,7 +120,7 @@ export class Stable extends Flow {
     const { values } = this.track(here, p, 2, 1);
     const most = MAX_STABLE * opt.threshold;
     if (this.top > most)
-      this.end = `the effective sharpness is above ${roughly(most)}, where the flow is stiff and far from the optimizer`;
+      this.end = `its effective sharpness is above ${roughly(most)}, far beyond the edge of stability`;
     return { loss, predicted: loss, g, p, w: this.w, nu: this.nu, eigenvalues: values, variances: [] };
   }
 

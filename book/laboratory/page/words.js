@@ -80,9 +80,8 @@ export function happened(rows, known) {
     if (lost > (known.lost ?? 1)) {
       const steps = short(Number((central.p_sum / ablated.p_sum).toPrecision(2)));
       const much = lost < 2 ? `${Math.round(100 * lost - 100)} % higher` : `${lost} times as high`;
-      said.push(
-        `Step ${row.step}: without the penalty the loss is ${much}, and steps are ${steps} times as long. The penalty speeds training up.`,
-      );
+      const why = known.lost ? "" : ": the penalty speeds training up";
+      said.push(`Step ${row.step}: without the penalty the loss is ${much}, steps are ${steps} times as long${why}.`);
       known.lost = lost;
     }
     for (const [process, label] of Object.entries(NOT_TRUSTED)) {
