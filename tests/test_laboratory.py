@@ -48,7 +48,7 @@ def test_the_optimizer_agrees_to_rounding(name):
 
 
 def arrivals(known, width):
-    """Whether an eigenvalue arrives at the threshold, or leaves it, so many recorded steps about: X of a step is a mean over it."""
+    """Whether an eigenvalue comes to the threshold, or leaves it, so many recorded steps about."""
     count = (np.array(known["variances"], dtype=float) > 0).sum(1)
     jump = np.abs(np.diff(count, prepend=0)) > 0
     return np.convolve(jump, np.ones(2 * width + 1), "same") > 0
