@@ -2,7 +2,7 @@
 # make test         run every test, those of the mathematics with annotations checked
 # make coverage     run every test, and say which lines none of them reaches
 # make notebooks    run what Colab opens in a fresh environment; with NEWEST=1, with the newest packages
-# make lint         ruff and mypy; make format: let ruff format and fix
+# make lint         ruff, mypy and oxlint; make format: let ruff format and fix
 # make clean        remove what was built, and all that was computed (.cache)
 # make bench        measure: benchmarks/results/*.json, which the book shows (some hours; BENCH="sdcp flow" for some of it)
 PYTHON ?= python3
@@ -39,6 +39,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/oxlint --deny-warnings book cflows
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

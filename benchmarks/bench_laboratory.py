@@ -46,6 +46,6 @@ def measure(name):
     return {"run": laboratory.MENU[name], "weights": weights, "rows": rows}
 
 
-@pytest.mark.parametrize("name", ["wave", "corner", "scalar", "gd", "valley", "bowl"])
+@pytest.mark.parametrize("name", ["wave", "corner", "adam-light", "scalar", "gd", "valley", "bowl"])
 def test_laboratory(benchmark, name):
     benchmark.extra_info |= benchmark.pedantic(measure, (name,), rounds=1)

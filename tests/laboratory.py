@@ -31,6 +31,8 @@ MENU = {
     "corner": "loss=corner&width=8&lr=0.005&steps=240&penalty=off",
     "step": "loss=step&seed=2&width=8&steps=240&penalty=off",
     "memory": "beta2=0.9&width=8&seed=1&steps=240",
+    "adam": "optimizer=adam&lr=0.01&steps=160&penalty=off",
+    "adam-light": "optimizer=adam&beta1=0.5&lr=0.01&loss=corner&width=8&steps=200&penalty=off",
     "scalar": "optimizer=scalar&lr=0.03&steps=240&penalty=off",
     "gd": "optimizer=gd&lr=0.1&steps=320",
     "valley": "loss=valley&optimizer=gd&lr=0.2&steps=480",

@@ -16,10 +16,8 @@ import cflows
 REFERENCES = json.loads(laboratory.REFERENCES.read_text())
 MAX_ERROR = 0.01  # of what flows predict, as a share of it
 ENDS = 3  # recorded steps, at most, by which the engine looks earlier whether the stable flow has to end
-MAX_DEVIATION = 0.005  # of eigenvalues at 2, as a share of it
-ARRIVAL = (
-    4  # recorded steps about the arrival of an eigenvalue at 2, or its leaving, where its variance is told by time
-)
+MAX_DEVIATION = 0.005  # of eigenvalues at the threshold, as a share of it
+ARRIVAL = 4  # recorded steps about an eigenvalue's coming to the threshold, or leaving it, that tell when it does
 
 
 def column(rows, process, name):
@@ -50,7 +48,7 @@ def test_the_optimizer_agrees_to_rounding(name):
 
 
 def arrivals(known, width):
-    """Whether an eigenvalue arrives at 2, or leaves it, so many recorded steps about: X of a step is a mean over it."""
+    """Whether an eigenvalue comes to the threshold, or leaves it, so many recorded steps about."""
     count = (np.array(known["variances"], dtype=float) > 0).sum(1)
     jump = np.abs(np.diff(count, prepend=0)) > 0
     return np.convolve(jump, np.ones(2 * width + 1), "same") > 0
@@ -72,7 +70,7 @@ def test_the_flows_agree_within_a_hundredth(runs, name):
 
 @pytest.mark.parametrize("name", MENU)
 def test_the_oscillation_agrees_within_a_hundredth(runs, name):
-    """Variances of each direction that has a share in all, but about those steps at which one arrives at 2."""
+    """Variances of each direction that has a share in all, but about those steps at which one arrives."""
     rows = runs[name][::EVERY]
     for process, known in REFERENCES[name].items():
         here, there = variances(rows, process), np.array(known["variances"], dtype=float)
@@ -84,18 +82,24 @@ def test_the_oscillation_agrees_within_a_hundredth(runs, name):
 
 
 @pytest.mark.parametrize("name", MENU)
-def test_eigenvalues_stay_at_2(runs, name):
+def test_eigenvalues_stay_at_the_threshold(runs, name):
     """From one step after they have arrived on."""
     for process in ("central", "ablated"):
         before = 0
         for row in runs[name]:
-            now = row.get(process) or {}
+            now, edge = row.get(process) or {}, row["threshold"]
             count = sum(x > 0 for x in now.get("variances") or [])
             if held := min(count, before):
-                assert now["doubt"] or abs(np.array(now["eigenvalues"])[:held] / 2 - 1).max() < MAX_DEVIATION, row[
-                    "step"
-                ]
+                off = abs(np.array(now["eigenvalues"])[:held] / edge - 1).max()
+                assert now["doubt"] or off < MAX_DEVIATION, row["step"]
             before = count
+
+
+def test_adam_without_momentum_is_rmsprop_and_has_its_own_threshold_with_it():
+    assert run("optimizer=adam&beta1=0&width=8&steps=90&penalty=off") == run("width=8&steps=90&penalty=off")
+    for beta1 in (0.5, 0.9):
+        row = run(f"optimizer=adam&beta1={beta1}&width=8&steps=0")[0]
+        assert row["threshold"] == pytest.approx(cflows.Adam(1e-3, beta1=beta1).threshold, rel=1e-14)
 
 
 def test_the_library_still_says_what_is_compared_with():
@@ -115,6 +119,7 @@ def test_the_lines_of_python_repeat_the_run(tmp_path, monkeypatch):
     for address in (
         "width=8&steps=40&penalty=off",
         "width=8&steps=40&changes=20:lr:0.001",
+        "optimizer=adam&beta1=0.5&width=8&steps=30",
         "loss=valley&optimizer=gd&lr=0.2&steps=30",
         "loss=bowl&lr=0.05&steps=30",
         f"width=8&optimizer=scalar&lr=0.03&steps=20&loss=drawn&targets={drawn}",
@@ -136,7 +141,7 @@ def test_an_address_says_all():
         again = ask(f"page.write(page.read({json.dumps(address)}, data))")
         assert ask(f"page.read({json.dumps(again)}, data)") == ask(f"page.read({json.dumps(address)}, data)")
     assert ask("page.write(page.DEFAULTS)") == ""
-    bad = "loss=x&optimizer=y&lr=-1&beta2=2&seed=9&width=7&steps=-3&changes=a:lr:1,3:lr:z&targets=1,2"
+    bad = "loss=x&optimizer=y&lr=-1&beta1=1&beta2=2&seed=9&width=7&steps=-3&changes=a:lr:1,3:lr:z&targets=1,2"
     assert ask(f"page.write(page.read({json.dumps(bad)}, data))") == ""
 
 
@@ -168,6 +173,7 @@ def test_the_table_has_a_line_a_step():
         ("loss=bowl&optimizer=gd&lr=0.9&steps=40", "central", "no solution"),
         ("optimizer=gd&lr=0.3&steps=3", "central", "beyond the edge"),
         ("lr=0.02&width=20&steps=40", "central", "above 2"),
+        ("optimizer=adam&beta1=0.5&lr=0.1&width=8&steps=20", "central", "above 6"),
         ("steps=110", "stable", "above 8"),
     ],
 )

@@ -74,7 +74,7 @@ def test_nothing_comes_before_the_click_and_little_after(visit):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["wave", "corner", "memory", "scalar", "valley", "bowl"])
+@pytest.mark.parametrize("name", ["wave", "corner", "memory", "adam", "scalar", "valley", "bowl"])
 def test_it_plays_what_the_library_computes(visit, name):
     page = opened(visit)
     page.get_by_label("speed").select_option("0")
@@ -100,6 +100,25 @@ def test_a_reload_gives_the_same_state(visit):
     page.reload()
     page.wait_for_function("window.cflowsLab?.state().step === 90")
     assert state(page) == before
+
+
+def test_adam_has_its_momentum_and_its_threshold(visit):
+    page = opened(visit, {"width": 8, "steps": 20})
+    slider = page.get_by_role("slider", name="momentum β₁")
+    assert not slider.is_visible()
+    page.get_by_label("optimizer", exact=True).select_option("adam")
+    slider.wait_for(state="visible")
+    page.wait_for_function("cflowsLab.state().settings.optimizer === 'adam'")
+    assert state(page)["threshold"] == pytest.approx(38)
+    slider.focus()
+    page.keyboard.press("End")
+    page.wait_for_function("cflowsLab.state().settings.beta1 === 0.95 && cflowsLab.state().step > 3")
+    page.evaluate("cflowsLab.pause()")
+    assert state(page)["threshold"] == pytest.approx(78)
+    page.wait_for_function("location.hash.includes('beta1=0.95')")
+    page.reload()
+    page.wait_for_function("window.cflowsLab?.state().step > 3")
+    assert state(page)["settings"]["beta1"] == 0.95
 
 
 def test_the_keyboard_reaches_all(visit):

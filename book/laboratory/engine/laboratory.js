@@ -12,6 +12,7 @@ export const DEFAULTS = {
   seed: 0,
   optimizer: "rmsprop",
   lr: 3e-3,
+  beta1: 0.9,
   beta2: 0.99,
   changes: [],
   targets: null,
@@ -36,7 +37,7 @@ export class Laboratory {
     this.f = f;
     this.step = 0;
     const opt = this.optimizer();
-    this.processes = { optimizer: new Discrete(f, w), stable: new Stable(f, w, opt), central: new Central(f, w, opt) };
+    this.processes = { optimizer: new Discrete(f, w, opt), stable: new Stable(f, w, opt), central: new Central(f, w, opt) };
     this.coords = Array.from({ length: Math.min(COORDS, f.dim) }, (_, j) =>
       Math.round((j * (f.dim - 1)) / Math.max(1, Math.min(COORDS, f.dim) - 1)),
     );
@@ -54,8 +55,8 @@ export class Laboratory {
   }
 
   optimizer() {
-    const { optimizer: name, beta2 } = this.settings;
-    return optimizer(name, this.lr, beta2, this.f.dim);
+    const { optimizer: name, beta1, beta2 } = this.settings;
+    return optimizer(name, { lr: this.lr, beta1, beta2 }, this.f.dim);
   }
 
   /** Observe all processes at the present step; the flow without penalty leaves the central flow where that is asked. */
@@ -100,7 +101,7 @@ export class Laboratory {
   row() {
     const { seen, now: processes, coords, step } = this;
     const there = seen.optimizer;
-    const row = { step, lr: this.lr };
+    const row = { step, lr: this.lr, threshold: this.optimizer().threshold };
     for (const [name, process] of Object.entries(processes)) {
       const here = seen[name];
       if (!here) {

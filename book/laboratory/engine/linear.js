@@ -41,7 +41,10 @@ export function eigh(matrix) {
   for (let sweep = 0; sweep < 60; sweep++) {
     let off = 0,
       size = 0;
-    for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) i === j ? (size += A[i][i] ** 2) : (off += A[i][j] ** 2);
+    for (let i = 0; i < n; i++) {
+      size += A[i][i] ** 2;
+      for (let j = 0; j < n; j++) if (i !== j) off += A[i][j] ** 2;
+    }
     if (!(off > 1e-30 * size)) break;
     for (let i = 0; i < n; i++) {
       for (let j = i + 1; j < n; j++) {

@@ -6,6 +6,7 @@ export const DEFAULTS = {
   seed: 0,
   optimizer: "rmsprop",
   lr: 3e-3,
+  beta1: 0.9,
   beta2: 0.99,
   changes: [],
   targets: null,
@@ -13,7 +14,7 @@ export const DEFAULTS = {
 };
 export const CHOICES = {
   loss: ["wave", "bump", "corner", "step", "drawn", "valley", "bowl"],
-  optimizer: ["rmsprop", "scalar", "gd"],
+  optimizer: ["rmsprop", "adam", "scalar", "gd"],
 };
 
 const isNetwork = (loss) => loss !== "valley" && loss !== "bowl";
@@ -38,6 +39,7 @@ export function read(text, data) {
   number("width", (x) => x in data.weights);
   number("seed", (x) => Number.isInteger(x) && x >= 0 && x < data.weights[settings.width].length);
   number("lr", (x) => x > 0 && x <= 10);
+  number("beta1", (x) => x >= 0 && x <= 0.95);
   number("beta2", (x) => x >= 0.1 && x < 1);
   number("steps", (x) => Number.isInteger(x) && x >= 0 && x <= 5000);
   if (given.get("penalty") === "off") settings.changes.push({ step: 0, penalty: false });
@@ -70,7 +72,7 @@ export function write(settings) {
 }
 
 /** The lines that repeat a run with the library. */
-export function python({ loss, width, seed, optimizer, lr, beta2, changes, targets, steps }, data) {
+export function python({ loss, width, seed, optimizer, lr, beta1, beta2, changes, targets, steps }, data) {
   const network = (curve) => [
     `torch.manual_seed(${seed})`,
     "x = torch.linspace(-1, 1, 16, dtype=torch.float64)[:, None]",
@@ -102,11 +104,12 @@ export function python({ loss, width, seed, optimizer, lr, beta2, changes, targe
     (rest, c, i) => ` if t < ${c.step + 1} else ${c.lr}${i < rates.length - 1 ? rest : ""}`,
     "",
   );
-  const rate = rates.length ? `lambda t: ${lr}${schedule}` : lr;
+  const eta = rates.length ? "lr" : lr;
   const made = {
-    rmsprop: `cflows.RMSProp(${rates.length ? "lr" : rate}, beta2=${beta2}, bias_correction=True)`,
-    scalar: `cflows.ScalarRMSProp(${rates.length ? "lr" : rate}, beta2=${beta2}, bias_correction=True)`,
-    gd: `cflows.GradientDescent(${rates.length ? "lr" : rate})`,
+    rmsprop: `cflows.RMSProp(${eta}, beta2=${beta2}, bias_correction=True)`,
+    adam: `cflows.Adam(${eta}, beta1=${beta1}, beta2=${beta2})`,
+    scalar: `cflows.ScalarRMSProp(${eta}, beta2=${beta2}, bias_correction=True)`,
+    gd: `cflows.GradientDescent(${eta})`,
   }[optimizer];
   const processes = ["discrete", "stable", "central", ...(off && !off.penalty ? ["ablated"] : [])];
   return [
@@ -116,7 +119,7 @@ export function python({ loss, width, seed, optimizer, lr, beta2, changes, targe
     "import cflows",
     "",
     ...problem,
-    ...(rates.length ? [`lr = ${rate}`] : []),
+    ...(rates.length ? [`lr = lambda t: ${lr}${schedule}`] : []),
     `opt = ${made}`,
     ...(off && !off.penalty && off.step
       ? [`# in the page the flow without its penalty left the central flow at step ${off.step}; here it does at once`]

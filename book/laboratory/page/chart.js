@@ -35,7 +35,7 @@ export const short = (x) => {
   if (Math.abs(x) < 1e-12) return "0"; // rounding
   if (x !== 0 && (Math.abs(x) < 1e-3 || Math.abs(x) >= 1e5)) {
     const exponent = Math.floor(Math.log10(Math.abs(x)));
-    return `${(x / 10 ** exponent).toFixed(1)}·${power(exponent)}`.replace("-", "−");
+    return `${Number((x / 10 ** exponent).toFixed(1))}·${power(exponent)}`.replace("-", "−");
   }
   return String(Number(x.toPrecision(3))).replace("-", "−");
 };
@@ -84,12 +84,12 @@ export function draw(
         Math.min(5, Math.max(1, Math.floor(top) - Math.ceil(bottom))),
       ).filter(Number.isInteger)
     : [];
+  const within = (y) => y >= low && y <= high;
+  const round = [1, 2, 5].flatMap((x) => [-1, 0, 1].map((d) => x * 10 ** (Math.floor(bottom) + d))).filter(within);
   const levels =
     log && decades.length > 1
       ? decades.map((d) => [10 ** d, power(d)])
-      : ticks(low, high, 4)
-          .filter((y) => !log || y > 0)
-          .map((y) => [y, short(y)]);
+      : (log && round.length > 1 ? round : ticks(low, high, 4).filter((y) => !log || y > 0)).map((y) => [y, short(y)]);
   for (const [y, name] of levels) {
     line([
       [left, y],
@@ -133,9 +133,16 @@ export function draw(
   c.globalAlpha = 1;
   c.setLineDash([]);
   c.fillStyle = INK.text;
-  c.textAlign = "left";
-  c.textBaseline = "bottom";
-  for (const { x, y, text } of labels) c.fillText(text, Math.max(X(x), ROOM.left) + 3, Y(y) - 1);
+  c.strokeStyle = "#ffffff";
+  c.lineWidth = 3;
+  c.lineJoin = "round";
+  for (const { x, y, text, under = false } of labels) {
+    // on a line, on its left, or under it, on its right; readable over curves
+    [c.textAlign, c.textBaseline] = under ? ["right", "top"] : ["left", "bottom"];
+    const at = [text, under ? X(x) - 3 : Math.max(X(x), ROOM.left) + 3, Y(y) + (under ? 4 : -1)];
+    c.strokeText(...at);
+    c.fillText(...at);
+  }
 
   function line(points) {
     c.beginPath();

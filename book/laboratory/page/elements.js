@@ -40,21 +40,24 @@ export function slider(parent, label, values, show, onchange) {
       output.textContent = show(value);
       input.setAttribute("aria-valuetext", show(value));
     };
-    let timer;
+    let timer = 0;
     input.addEventListener("input", () => {
       tell(values[input.valueAsNumber]);
       clearTimeout(timer);
-      timer = setTimeout(() => onchange(values[input.valueAsNumber]), PAUSE);
+      timer = setTimeout(() => {
+        timer = 0;
+        onchange(values[input.valueAsNumber]);
+      }, PAUSE);
     });
     const set = (value) => {
-      const nearest = values.reduce(
-        (best, x, i) => (Math.abs(Math.log(x / value)) < Math.abs(Math.log(values[best] / value)) ? i : best),
+      if (timer) return; // it moves, and knows better
+      input.value = values.reduce(
+        (best, x, i) => (Math.abs(x - value) < Math.abs(values[best] - value) ? i : best),
         0,
       );
-      input.value = nearest;
       tell(value);
     };
-    return { set, input };
+    return { set, input, box };
   });
 }
 

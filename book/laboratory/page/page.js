@@ -6,12 +6,12 @@ import { NAMES, addControls, isNetwork, penalised, rate } from "./controls.js";
 import { drawing } from "./drawing.js";
 import { button, element, save } from "./elements.js";
 import { PANELS } from "./panels.js";
-import { happened, warnings, words } from "./words.js";
+import { edge, happened, warnings, words } from "./words.js";
 import { short } from "./chart.js";
 
 const ALL = {
   panels: "loss spectrum fit displacement nu steps",
-  controls: "loss optimizer lr beta2 width seed penalty speed draw moment export",
+  controls: "loss optimizer lr beta1 beta2 width seed penalty speed draw moment export",
 };
 const MAX_SAID = 3; // events in view
 const FRAME = 8; // milliseconds of drawing at a time
@@ -58,6 +58,10 @@ function laboratory(root) {
       view.settings.changes = settings.changes;
       view.marks = settings.changes.map((c) => c.step).filter((step) => step > 0);
       view.ablated = Boolean(view.rows.at(-1)?.ablated);
+      if (from === 0 && rows.length && !known.edge) {
+        known.edge = true;
+        say(edge(view, rows[0]));
+      }
       for (const text of happened(rows, known)) say(text);
       playing = on;
       if (begins || was !== playing) show();
@@ -75,12 +79,13 @@ function laboratory(root) {
   play.className = "play";
   button(bar, "Step", () => order("step", 1));
   button(bar, "25 steps", () => order("step", 25));
-  button(bar, "Run again", again);
+  button(bar, "Run again", () => again());
   if (wanted.has("moment")) button(bar, "Remember", remember);
   const goBack = wanted.has("moment") ? button(bar, "Back", back) : null;
   const box = element(root, "div", { className: "controls" });
-  const controls = addControls(box, wanted, data, view, { fresh, change, draws, speed: () => playing && start() });
+  const controls = addControls(box, wanted, data, view, { fresh, again, change, draws, speed: () => playing && start() });
   const trouble = element(root, "p", { className: "trouble" }, { role: "alert" });
+  const events = element(root, "div", { className: "events" }, { role: "log", "aria-label": "What has happened" });
   const panels = element(root, "div", { className: "panels" });
   const canvases = listed("panels", "loss").map((name) => {
     const panel = PANELS[name],
@@ -96,7 +101,6 @@ function laboratory(root) {
     };
   });
   const readout = element(root, "p", { className: "readout" });
-  const events = element(root, "div", { className: "events" }, { role: "log", "aria-label": "What has happened" });
   if (wanted.has("export")) takeAway();
   const fit = canvases.find(({ name }) => name === "fit")?.canvas;
   const describe =
@@ -192,11 +196,11 @@ function laboratory(root) {
     return order("play", { speed: controls.speed(), end });
   }
 
-  /** From the beginning at the present learning rate, over the ghost of this run. */
-  async function again() {
-    const ghost = view.rows.length > 2 ? view.rows : view.ghost;
+  /** From the beginning at the present learning rate, over the ghost of this run, or of the last if this is short. */
+  async function again(settings = {}) {
+    const ghost = view.rows.length > (view.ghost?.length ?? 4) / 2 ? view.rows : view.ghost;
     const changes = penalised(view.settings) ? [] : [{ step: 0, penalty: false }];
-    await run({ ...view.settings, lr: rate(view.settings), changes }, ghost);
+    await run({ ...view.settings, lr: rate(view.settings), changes, ...settings }, ghost);
     start();
   }
 
@@ -210,7 +214,7 @@ function laboratory(root) {
         ? `From step ${step} on η is ${short(what.lr)}.`
         : what.penalty
           ? `From step ${step} on there is no flow without penalty.`
-          : `From step ${step} on a second flow runs without the penalty.`,
+          : `From step ${step} on a second flow runs without the penalty, dashed.${step ? " Run again has it from the start." : ""}`,
     );
     show();
   }
@@ -278,8 +282,8 @@ function laboratory(root) {
     change,
     rows: () => view.rows,
     state() {
-      const { step, lr, optimizer, central, stable, ablated = null } = view.rows.at(-1) ?? {};
-      return { step, lr, playing, settings: current(), optimizer, central, stable, ablated };
+      const { step, lr, threshold, optimizer, central, stable, ablated = null } = view.rows.at(-1) ?? {};
+      return { step, lr, threshold, playing, settings: current(), optimizer, central, stable, ablated };
     },
   };
 }

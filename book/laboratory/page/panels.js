@@ -1,6 +1,6 @@
 // The panels of the laboratory: what each shows of a run.
 
-import { INK, PALETTE, draw } from "./chart.js";
+import { INK, PALETTE, draw, short } from "./chart.js";
 import { plane } from "./plane.js";
 import { extent, thin } from "./series.js";
 
@@ -113,13 +113,16 @@ export const PANELS = {
         ghost = view.ghost && thin(view.ghost),
         x = steps(rows);
       const seen = thin(view.rows.filter((row) => row.optimizer?.eigenvalues));
-      const of = (list, process, j) => list.map((row) => row[process]?.eigenvalues?.[j] ?? null);
-      const high = Math.min(4, Math.max(2.6, extent([of(rows, "central", 0), of(seen, "optimizer", 0)])[1] * 1.05));
+      const edge = rows[0]?.threshold ?? 2; // eigenvalues of the last run are to the same scale, as shares of its edge
+      const of = (list, process, j) =>
+        list.map((row) => ((row[process]?.eigenvalues?.[j] ?? NaN) * edge) / row.threshold);
+      const highest = extent([of(rows, "central", 0), of(seen, "optimizer", 0)])[1];
+      const high = Math.min(2 * edge, Math.max(1.3 * edge, 1.05 * highest));
       draw(canvas, {
         x: [0, end(view)],
         y: [0, high],
-        lines: [2],
-        labels: [{ x: 0, y: 2, text: "edge of stability" }],
+        lines: [edge],
+        labels: [{ x: end(view), y: edge, text: `edge of stability: ${short(edge)}`, under: true }],
         marks: view.marks,
         curves: [
           ...(ghost ? [{ x: steps(ghost), y: of(ghost, "central", 0), color: INK.ghost, width: 2 }] : []),
@@ -219,16 +222,16 @@ export const PANELS = {
         deviation = seen.map((row) => Math.sqrt(row.central?.variances?.[0] ?? 0));
       const y = seen.map((row) => row.central?.displacement?.[0] ?? null);
       const all = rows.slice(-400);
-      const size =
-        1.15 *
-        Math.max(
-          1e-9,
-          ...all.map((row) => Math.abs(row.central?.displacement?.[0] ?? 0)),
-          ...all.map((row) => Math.sqrt(row.central?.variances?.[0] ?? 0)),
-        );
+      const sizes = all.flatMap(({ central }) => [
+        Math.abs(central?.displacement?.[0] ?? 0),
+        Math.sqrt(central?.variances?.[0] ?? 0),
+      ]);
+      const largest = Math.max(0, ...sizes),
+        size = 1.15 * (largest || 1);
       draw(canvas, {
         x: [Math.max(0, last - WINDOW), Math.max(last, WINDOW)],
         y: [-size, size],
+        labels: largest ? [] : [{ x: Math.max(0, last - WINDOW), y: 0, text: "Nothing oscillates yet." }],
         curves: [
           { x, low: deviation.map((s) => -s), high: deviation, color: "#9a9a9a", alpha: 0.35 },
           { x, y: deviation, color: INK.central, dash: [5, 4], width: 1 },

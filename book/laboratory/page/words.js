@@ -2,6 +2,7 @@
 
 import { short } from "./chart.js";
 
+const LOST = [1.25, 1.5, 2, 3, 5]; // how many times the loss is as high without the penalty: worth a word each
 const NOT_TRUSTED = {
   optimizer: "",
   stable: "the stable flow ends: ",
@@ -34,7 +35,7 @@ export function words(view) {
       `The central flow predicts ${short(mean((r) => r.central?.predicted_loss))}; at its weights the loss is ${short(row.central.loss)}.`,
     );
     parts.push(
-      `Its largest eigenvalue is ${row.central.eigenvalues[0].toFixed(3)}; ${count === 0 ? "nothing oscillates" : count === 1 ? "one direction oscillates" : `${count} directions oscillate`}.`,
+      `Its largest eigenvalue is ${row.central.eigenvalues[0].toPrecision(4)}, and the edge of stability is at ${short(row.threshold)}; ${count === 0 ? "nothing oscillates" : count === 1 ? "one direction oscillates" : `${count} directions oscillate`}.`,
     );
   }
   if (row.ablated?.predicted_loss !== undefined)
@@ -53,6 +54,13 @@ export function warnings(row) {
   });
 }
 
+/** Where the edge of stability is in a run. */
+export function edge(view, { lr, threshold }) {
+  const { optimizer, beta1 } = view.settings,
+    momentum = optimizer === "adam";
+  return `${name(view).replace(/^g/, "G")} with η = ${short(lr)}${momentum ? ` and β₁ = ${beta1}` : ""}: its edge of stability is where an eigenvalue of P⁻¹H is ${short(threshold)}${momentum ? ", that is 2 (1 + β₁) / (1 − β₁)" : ""}.`;
+}
+
 /** What has happened in some rows, given what was `known` before: a list of sentences. */
 export function happened(rows, known) {
   const said = [];
@@ -61,11 +69,21 @@ export function happened(rows, known) {
     if (count > (known.count ?? 0)) {
       const what =
         count === 1
-          ? "the largest eigenvalue has reached 2, and the optimizer begins to oscillate"
-          : `${count} eigenvalues are at 2`;
+          ? `the largest eigenvalue has reached ${short(row.threshold)}, and the optimizer begins to oscillate`
+          : `${count} eigenvalues are at ${short(row.threshold)}`;
       said.push(`Step ${row.step}: ${what}.`);
     }
     known.count = Math.max(count, known.count ?? 0);
+    const { central, ablated } = row,
+      trusted = central && ablated && !(central.doubt || central.end || ablated.doubt || ablated.end);
+    const lost = trusted ? LOST.filter((x) => ablated.predicted_loss > x * central.predicted_loss).at(-1) : 0;
+    if (lost > (known.lost ?? 1)) {
+      const steps = short(Number((central.p_sum / ablated.p_sum).toPrecision(2)));
+      const much = lost < 2 ? `${Math.round(100 * lost - 100)} % higher` : `${lost} times as high`;
+      const why = known.lost ? "" : ": the penalty speeds training up";
+      said.push(`Step ${row.step}: without the penalty the loss is ${much}, steps are ${steps} times as long${why}.`);
+      known.lost = lost;
+    }
     for (const [process, label] of Object.entries(NOT_TRUSTED)) {
       const why = row[process]?.end || row[process]?.doubt || "";
       if (why && !known[process]) said.push(`Step ${row.step}: ${label}${why}.`);
