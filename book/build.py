@@ -14,7 +14,9 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import correspondence
 import jupytext
+import matplotlib
 import measurements
 import nbformat
 import papermill
@@ -24,6 +26,7 @@ import torch
 import yaml
 
 from cflows import experiments
+from cflows.book import figures, opening
 
 ROOT = Path(__file__).resolve().parents[1]
 STATIC, EXECUTED, SITE = ROOT / "book/_static", ROOT / "book/executed", ROOT / "book/_build/html"
@@ -88,6 +91,21 @@ def execute(notebook: Path, preset: str) -> None:
     print(f"{notebook.stem}: {time.monotonic() - started:.0f} s")
 
 
+def film(preset: experiments.Preset) -> None:
+    """The film of the first page, where it is not there yet as this code draws it from this run."""
+    experiment = experiments.get("rmsprop-resnet", preset)
+    sources = [Path(module.__file__ or "") for module in (opening, opening.animations)]
+    stamp = f"{experiment.path.name} " + " ".join(str(s.stat().st_mtime_ns) for s in sources)
+    stamp_file = ROOT / ".cache/opening.stamp"
+    there = (STATIC / "media" / f"{opening.NAME}.mp4").exists() and stamp_file.exists()
+    if not there or stamp_file.read_text() != stamp:
+        matplotlib.use("agg")
+        figures.use_style()
+        smallest = {"frames_per_step": 1, "steps": 10} if preset == "ci" else {}
+        opening.opening(experiments.compute(experiment), **smallest)
+        stamp_file.write_text(stamp)
+
+
 def check_site() -> list[str]:
     """What is wrong with the pages: missing ones, failed cells, dangling links, anything from another host."""
     wrong = []
@@ -140,8 +158,11 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"  # as many processes as there are cores, each on one
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         list(pool.map(compute, runs(preset)))
+        moving = pool.submit(film, preset)
         list(pool.map(execute, notebooks, [preset] * len(notebooks)))
+        moving.result()
     rows = scorecard.write([EXECUTED / f"{n.stem}.ipynb" for n in notebooks], EXECUTED, preset)
+    correspondence.write(rows, EXECUTED)
     status.write([EXECUTED / f"{n.stem}.ipynb" for n in notebooks], EXECUTED)
     measurements.write(ROOT / "benchmarks/results", EXECUTED)
     surprises = scorecard.surprises(rows)

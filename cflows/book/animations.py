@@ -9,17 +9,22 @@ from html import escape
 from pathlib import Path
 
 import imageio_ffmpeg
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
 
 from . import media
 
+#: Which of the frames is the poster, as a share of them: early enough that it does not tell how the film ends.
+POSTER = 0.3
+#: Height that players take for their controls, in pixels. Where there is no script that puts them below the film
+#: (book/_static/films.js), the player's own stand in a strip of this height under it.
+CONTROLS = 64
+
 
 def animation(fig: Figure, draw: Callable[[int], object], frames: int, name: str, alt: str, fps: int = 25):
-    """A video of a figure, with its last frame as the poster.
+    """A video of a figure, with one of its first frames as the poster.
 
     Both are part of the notebook, or files that it links to (`publish`).
 
@@ -46,12 +51,10 @@ def animation(fig: Figure, draw: Callable[[int], object], frames: int, name: str
 
     width, height = (2 * round(x / 2) for x in fig.canvas.get_width_height())  # the codec wants even numbers
     fig.set_size_inches((width + 0.1) / fig.dpi, (height + 0.1) / fig.dpi)
-    if isinstance(engine := fig.get_layout_engine(), ConstrainedLayoutEngine):
-        engine.set(rect=(0, 45 / height, 1, 1 - 45 / height))  # room for the player's controls
     fig.canvas.draw()
     fig.set_layout_engine("none")  # laying out each frame anew would double the time
     sources = []
-    with tempfile.TemporaryDirectory() as folder, mpl.rc_context({"savefig.bbox": "standard"}):
+    with tempfile.TemporaryDirectory() as folder:
         video, poster = Path(folder, f"{name}.mp4"), Path(folder, f"{name}.jpg")
         writer = imageio_ffmpeg.write_frames(
             str(video), (width, height), fps=fps, codec="libx264", quality=None, macro_block_size=2,
@@ -61,19 +64,20 @@ def animation(fig: Figure, draw: Callable[[int], object], frames: int, name: str
         for i in range(frames):
             draw(i)
             fig.canvas.draw()
-            pixels = np.asarray(fig.canvas.buffer_rgba())  # type: ignore[attr-defined]
-            writer.send(np.ascontiguousarray(pixels[:, :, :3]).tobytes())
+            pixels = np.ascontiguousarray(np.asarray(fig.canvas.buffer_rgba())[:, :, :3])  # type: ignore[attr-defined]
+            writer.send(pixels.tobytes())
+            if i == int(POSTER * frames):
+                Image.fromarray(pixels).save(poster, quality=82)
         writer.close()
-        fig.savefig(poster, dpi=fig.dpi, pil_kwargs={"quality": 82})
         for path, kind in ((video, "video/mp4"), (poster, "image/jpeg")):
             content = path.read_bytes()
             embedded = f"data:{kind};base64,{base64.b64encode(content).decode()}"
             sources.append(media.publish(path.name, content) or embedded)
     plt.close(fig)
     return HTML(
-        f'<video controls muted loop playsinline preload="none" width="{width}" height="{height}" '
-        f'poster="{sources[1]}" aria-label="{escape(alt)}" '
-        f'style="max-width: 100%; height: auto; --tall: {height / width:.3f}">'
+        f'<video class="film" controls muted playsinline preload="none" width="{width}" height="{height}" '
+        f'poster="{sources[1]}" aria-label="{escape(alt)}" style="max-width: 100%; height: auto; '
+        f'aspect-ratio: {width} / {height + CONTROLS}; object-fit: contain; object-position: top">'
         f'<source src="{sources[0]}" type="video/mp4">{escape(alt)}</video>'
     )
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from ..averaging import smooth
+from . import media, phone
 
 #: Colours by quantity.
 COLORS = {
@@ -47,12 +48,17 @@ PROCESSES: dict[str, dict] = {
 
 
 def use_style() -> None:
-    """Set matplotlib's defaults to those of ``style.mplstyle``; in a notebook figures become SVG."""
+    """Set matplotlib's defaults to those of ``style.mplstyle``; in a notebook figures become SVG.
+
+    When the book is built, they are drawn a second time, for phones (`phone`).
+    """
     plt.style.use("cflows.book.style")
     try:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
         set_matplotlib_formats("svg")
+        if media.publishing():
+            phone.draw_both()
     except (ImportError, AttributeError):  # not in a notebook
         pass
 
