@@ -69,6 +69,11 @@ def tidy(page: str, search: bool = False, phone: Container[str] = ()) -> str:
         term.insert_after(soup.new_tag("dd"))
     for twice in soup.select("meta[name=viewport]")[1:]:  # from Sphinx and from the theme
         twice.decompose()
+    if (title := soup.title) and len(set(parts := title.get_text().split(" — "))) < len(parts):
+        title.string = parts[0]  # of the first page, which is called as the book
+    heading, brand = soup.select_one("h1"), soup.select_one(".navbar-brand")
+    if heading and brand and heading.get_text().rstrip("#").strip() == brand.get_text().strip():
+        brand.decompose()
     for figure in soup.select("img[src*='_images/'][src$='.svg']:not(picture > img)"):
         picture = figure.wrap(soup.new_tag("picture"))
         if narrow(Path(str(figure["src"])).name) in phone:
