@@ -34,6 +34,7 @@ def animation(
     alt: str,
     fps: int = 25,
     moving: Sequence[Artist] = (),
+    crf: int = 26,
 ):
     """A video of a figure, with one of its first frames as the poster.
 
@@ -55,6 +56,8 @@ def animation(
         Frames a second.
     moving : sequence of matplotlib.artist.Artist
         All that ``draw`` changes, if only it is to be drawn anew in each frame, over the rest: some times as fast.
+    crf : int
+        Of the codec: the larger, the smaller is the file.
 
     Returns
     -------
@@ -76,7 +79,7 @@ def animation(
         video, poster = Path(folder, f"{name}.mp4"), Path(folder, f"{name}.jpg")
         writer = imageio_ffmpeg.write_frames(
             str(video), (width, height), fps=fps, codec="libx264", quality=None, macro_block_size=2,
-            output_params=["-crf", "26", "-preset", "slow", "-movflags", "+faststart"],
+            output_params=["-crf", str(crf), "-preset", "slow", "-movflags", "+faststart"],
         )  # fmt: skip
         writer.send(None)
         for i in range(frames):

@@ -12,14 +12,14 @@ from .figures import COLORS
 
 NAME = "opening"
 #: Steps that are seen at once, before and after the present one, and how many the film runs through.
-BEFORE, AFTER, STEPS = 34, 9, 110
+BEFORE, AFTER, STEPS = 34, 9, 84
 ALT = (
     "A valley from above. RMSProp bounces between its walls, wider and narrower in turn; the central flow glides along "
     "the floor, downhill."
 )
 
 
-def opening(run: xr.DataTree, frames_per_step: int = 4, steps: int = STEPS):
+def opening(run: xr.DataTree, frames_per_step: int = 3, steps: int = STEPS):
     """Draw it: the plane of the drift, in steps, and of the first eigenvector of Σ, in the norm of P.
 
     Contours are those of the loss to second order about the flow: the loss at the flow's weights, and half of the
@@ -50,7 +50,7 @@ def opening(run: xr.DataTree, frames_per_step: int = 4, steps: int = STEPS):
     curvature = np.interp(np.arange(len(top)), known, top[known])
     limit = 1.25 * max(np.abs(displacement[: steps + 1]).max(), 1e-12)
 
-    fig, ax = plt.subplots(figsize=(9, 4.3), dpi=100, layout="none")
+    fig, ax = plt.subplots(figsize=(8, 3.8), dpi=100, layout="none")
     ax.set_position((0, 0, 1, 1))
     ax.axis("off")
     _valley(ax, floor, curvature, begin, steps, limit)
@@ -60,12 +60,13 @@ def opening(run: xr.DataTree, frames_per_step: int = 4, steps: int = STEPS):
     (flow,) = ax.plot([], [], color=COLORS["central"], lw=4, solid_capstyle="round")
     (head,) = ax.plot([], [], "o", color=COLORS["central"], ms=11)
     (ball,) = ax.plot([], [], "o", color=COLORS["discrete"], ms=17, mec="white", mew=1.5)
-    words = {"fontsize": 21, "fontweight": "bold", "ha": "left", "va": "center"}
+    words = {"fontsize": 19, "fontweight": "bold", "ha": "left", "va": "center"}
     names = [ax.text(0, 0, "RMSProp", color=COLORS["discrete"], **words), ax.text(0, 0, "central flow", **words)]
     for name in names:
         name.set_bbox({"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.75})
-    where = ax.text(0.985, 0.05, "", transform=ax.transAxes, fontsize=18, ha="right", color="#444444")
-    ax.text(0.015, 0.05, "downhill →", transform=ax.transAxes, fontsize=18, color="#444444")
+    swing = ax.text(0, 0, "predicted swing", fontsize=14, color="#1f6f9f", va="top")
+    where = ax.text(0.985, 0.05, "", transform=ax.transAxes, fontsize=16, ha="right", color="#444444")
+    ax.text(0.015, 0.05, "downhill →", transform=ax.transAxes, fontsize=16, color="#444444")
 
     def draw(i: int) -> None:
         t = (i + 1) / frames_per_step
@@ -82,9 +83,11 @@ def opening(run: xr.DataTree, frames_per_step: int = 4, steps: int = STEPS):
         ax.set(xlim=(t - BEFORE, t + AFTER), ylim=(-limit, limit))
         names[0].set_position((t - BEFORE + 0.8, 0.82 * limit))
         names[1].set_position((t - BEFORE + 0.8, 0))
+        swing.set_position((t - BEFORE + 1.2, -1.1 * np.interp(t - BEFORE + 6, x, deviation)))
+        swing.set_visible(t > BEFORE / 3)
         where.set_text(f"step {begin + int(whole)}")
 
-    return animations.animation(fig, draw, frames_per_step * steps - 1, NAME, ALT)
+    return animations.animation(fig, draw, frames_per_step * steps - 1, NAME, ALT, fps=20, crf=30)
 
 
 def _tube(x: np.ndarray, width: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
