@@ -128,9 +128,14 @@ class Visit:
                 wrong.append(f"interactive figure {i} does not react")
         return [*wrong, *self.wrong]
 
-    def axe(self) -> list[str]:
-        """Serious and critical violations that axe-core finds."""
-        found = Axe().run(self.page, options={"resultTypes": ["violations"], "preload": False}).response["violations"]
+    def dark(self) -> None:
+        """Take the dark theme."""
+        self.page.evaluate("for (const k of ['mode', 'theme']) document.documentElement.dataset[k] = 'dark'")
+
+    def axe(self, *rules: str) -> list[str]:
+        """Serious and critical violations that axe-core finds, of some rules alone or of all."""
+        options = {"resultTypes": ["violations"], "preload": False} | ({"runOnly": list(rules)} if rules else {})
+        found = Axe().run(self.page, options=options).response["violations"]
         return [
             f"{v['id']}: {v['help']}: {node['html'][:160]} {(node.get('failureSummary') or '')[:300]}"
             for v in found
