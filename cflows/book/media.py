@@ -11,7 +11,12 @@ from pathlib import Path
 
 
 def publishing() -> bool:
-    """Whether there is a folder for files to link to: the book is being built."""
+    """Whether there is a folder for files to link to: the book is being built.
+
+    Returns
+    -------
+    bool
+    """
     return bool(os.environ.get("CFLOWS_MEDIA"))
 
 
