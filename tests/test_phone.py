@@ -47,6 +47,15 @@ def test_small_panels_stay_beside_each_other_as_many_as_fit():
     assert three.x1 < four.x0
 
 
+def test_twins_stay_together():
+    fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3))
+    twin = left.twinx()
+    phone.restack(fig)
+    fig.canvas.draw()
+    assert twin.get_position().bounds == left.get_position().bounds
+    assert right.get_position().y1 < left.get_position().y0
+
+
 def test_a_panel_with_one_unit_keeps_its_shape_and_one_alone_gets_narrow():
     fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.8))
     for ax in axes:

@@ -103,7 +103,7 @@ def test_a_description_is_plain_text_of_the_first_sentences():
     first = nodes.paragraph("", "", nodes.Text("Where does "), nodes.math("", r"\bar\nu"), nodes.Text(" come from?"))
     caption = nodes.container("", nodes.paragraph("", "A caption."))
     long = nodes.paragraph("", "word " * 80)
-    document = nodes.document("", "", nodes.section("", nodes.title("", "Title"), first, caption, long))
+    document = nodes.document("", "", "", nodes.section("", nodes.title("", "Title"), first, caption, long))
     text = description(document)
     assert text.startswith("Where does ν come from? word word")
     assert text.endswith("word…")

@@ -46,17 +46,25 @@ def restack(fig: Figure) -> Figure:
         fig.set_size_inches(WIDTH, min(height, 1.25 * WIDTH * height / width))
         return fig
     (grid,) = grids
+    spots: dict[tuple[int, int], list[Axes]] = {}  # with the axes that share each, as twins do
+    for ax in panels:
+        spec = ax.get_subplotspec()
+        spots.setdefault((spec.num1, spec.num2), []).append(ax)  # type: ignore[union-attr]
     columns = max(1, min(grid.ncols, int(WIDTH / (width / grid.ncols))))
-    rows = -(-len(panels) // columns) if columns < grid.ncols else grid.nrows
-    tall = [_height(ax, width / grid.ncols, height / grid.nrows, WIDTH / columns) for ax in panels]
+    part = (width / grid.ncols, height / grid.nrows, WIDTH / columns)
+    tall = [max(_height(ax, *part) for ax in spots[spot]) for spot in sorted(spots)]
     if columns < grid.ncols:
+        rows = -(-len(spots) // columns)
         heights = [max(tall[row * columns : (row + 1) * columns]) for row in range(rows)]
         new = GridSpec(rows, columns, figure=fig, height_ratios=heights)
-        for i, ax in enumerate(panels):
-            _name_values(ax, panels, alone=columns == 1)
-            ax.set_subplotspec(new[i])
+        for i, spot in enumerate(sorted(spots)):
+            for ax in spots[spot]:
+                if len(spots[spot]) == 1:
+                    _name_values(ax, panels, alone=columns == 1)
+                ax.set_subplotspec(new[i])
         total = sum(heights)
     else:
+        rows = grid.nrows
         total = min(height, max(tall) * rows) if max(tall) > MAX_HEIGHT else min(height, 2.2 * rows)
         total = max(total, MIN_HEIGHT * rows)
     fig.set_size_inches(WIDTH, total)
