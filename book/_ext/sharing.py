@@ -56,7 +56,11 @@ def _describe(app, pagename, templatename, context, doctree):
     if not doctree:
         return
     context["meta"] = meta = dict(context.get("meta") or {})
-    text = description(doctree) or f"{context['title']}: {app.config.project}"
+    text = description(doctree)
+    if len(text) < 60:
+        text = (
+            f"{text} ({app.config.project}: a book whose numbers are computed when it is built, and a library.)".strip()
+        )
     meta.setdefault("og:description", text)
     context["metatags"] += f'<meta name="description" content="{text.replace(chr(34), "&quot;")}" />\n'
     html = context.get("body", "")
