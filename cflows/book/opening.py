@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
@@ -40,7 +42,7 @@ def opening(run: xr.DataTree, frames_per_step: int = 3, steps: int = STEPS):
         As of `animation`.
     """
     central = run["central"].to_dataset()
-    begin = min(edge(run["central"]), central.sizes["step"] - 2)
+    begin = min(edge(cast(xr.DataTree, run["central"])), central.sizes["step"] - 2)
     steps = min(steps, central.sizes["step"] - 1 - begin)
     displacement = np.nan_to_num(central["displacements"].values[begin:, 0])
     deviation = np.sqrt(central["variances"].values[begin:, 0])
@@ -60,7 +62,7 @@ def opening(run: xr.DataTree, frames_per_step: int = 3, steps: int = STEPS):
     (flow,) = ax.plot([], [], color=COLORS["central"], lw=4, solid_capstyle="round")
     (head,) = ax.plot([], [], "o", color=COLORS["central"], ms=11)
     (ball,) = ax.plot([], [], "o", color=COLORS["discrete"], ms=17, mec="white", mew=1.5)
-    words = {"fontsize": 19, "fontweight": "bold", "ha": "left", "va": "center"}
+    words: dict[str, Any] = {"fontsize": 19, "fontweight": "bold", "ha": "left", "va": "center"}
     names = [ax.text(0, 0, "RMSProp", color=COLORS["discrete"], **words), ax.text(0, 0, "central flow", **words)]
     for name in names:
         name.set_bbox({"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.75})
