@@ -1,4 +1,5 @@
 # make book         build the book into book/_build/html; with FRESH=1, from nothing but the code
+# make check        execute every chapter with very small networks, from nothing, and settle its claims; no pages
 # make test         run every test, those of the mathematics with annotations checked
 # make coverage     run every test, and say which lines none of them reaches
 # make notebooks    run what Colab opens in a fresh environment; with NEWEST=1, with the newest packages
@@ -13,17 +14,20 @@ BIN := .venv/bin
 CHECKED := $(addprefix tests/test_,eigen.py flows.py metrics.py optimizers.py quadratic.py sdcp.py seams.py states.py)
 CHECK := '--jaxtyping-packages=cflows,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))'
 
-.PHONY: book test coverage notebooks bench lint format clean
+.PHONY: book check test coverage notebooks bench lint format clean
 
 book: .venv/installed
 	$(BIN)/python book/build.py --preset $(PRESET) $(if $(FRESH),--fresh)
 
+check: .venv/installed
+	$(BIN)/python book/build.py --preset ci --check
+
 test: lint
-	$(BIN)/python -m pytest -n auto $(addprefix --ignore=,$(CHECKED))
-	$(BIN)/python -m pytest -n auto $(CHECK) $(CHECKED)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(addprefix --ignore=,$(CHECKED))
+	$(BIN)/python -m pytest -n auto --dist worksteal $(CHECK) $(CHECKED)
 
 coverage: .venv/installed
-	$(BIN)/python -m pytest -n auto --cov=cflows
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov=cflows
 
 notebooks: .venv/installed
 	$(BIN)/python tests/fresh_notebooks.py $(if $(NEWEST),--newest)

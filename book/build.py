@@ -14,7 +14,9 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import correspondence
 import jupytext
+import matplotlib
 import measurements
 import nbformat
 import papermill
@@ -24,9 +26,12 @@ import torch
 import yaml
 
 from cflows import experiments
+from cflows.book import figures, opening
 
 ROOT = Path(__file__).resolve().parents[1]
 STATIC, EXECUTED, SITE = ROOT / "book/_static", ROOT / "book/executed", ROOT / "book/_build/html"
+#: Chapters that take longest: they start first, so that none is left over at the end.
+LONG = ("07-preconditioner", "09-elsewhere", "06-predictions", "05-central-flow")
 # Asked of each notebook's kernel when all else is done; the answer becomes the notebook's metadata.
 RECORD = """\
 import json, platform
@@ -57,18 +62,18 @@ def runs(preset: experiments.Preset) -> list[experiments.Experiment]:
     return [base, *experiments.rates(largest)[::-1], *others]
 
 
-def execute(notebook: Path, preset: str) -> None:
-    """Run one text notebook; its executed form appears in the book only if no cell failed."""
-    target = EXECUTED / f"{notebook.stem}.ipynb"
+def execute(notebook: Path, preset: str, folder: Path) -> None:
+    """Run one text notebook; its executed form appears in the folder only if no cell failed."""
+    target = folder / f"{notebook.stem}.ipynb"
     sources = [notebook, *sorted(s for s in (ROOT / "cflows").rglob("*") if s.suffix in (".py", ".js", ".css"))]
     stamp = f"{preset} " + " ".join(str(s.stat().st_mtime_ns) for s in sources)
-    stamp_file = ROOT / ".cache" / f"{notebook.stem}.stamp"
+    stamp_file = ROOT / ".cache" / folder.name / f"{notebook.stem}.stamp"
     if target.exists() and stamp_file.exists() and stamp_file.read_text() == stamp:
         print(f"{notebook.stem}: unchanged")
         return
-    work = ROOT / ".cache/notebooks"
-    work.mkdir(parents=True, exist_ok=True)
-    EXECUTED.mkdir(exist_ok=True)
+    work = stamp_file.parent
+    for place in (work, folder):
+        place.mkdir(parents=True, exist_ok=True)
     clean, done = work / f"{notebook.stem}.ipynb", work / f"{notebook.stem}.done.ipynb"
     content = jupytext.read(notebook)
     for i, cell in enumerate(content.cells):
@@ -86,6 +91,21 @@ def execute(notebook: Path, preset: str) -> None:
     shutil.move(done, target)
     stamp_file.write_text(stamp)
     print(f"{notebook.stem}: {time.monotonic() - started:.0f} s")
+
+
+def film(preset: experiments.Preset) -> None:
+    """The film of the first page, where it is not there yet as this code draws it from this run."""
+    experiment = experiments.get("rmsprop-resnet", preset)
+    sources = [Path(module.__file__ or "") for module in (opening, opening.animations)]
+    stamp = f"{experiment.path.name} " + " ".join(str(s.stat().st_mtime_ns) for s in sources)
+    stamp_file = ROOT / ".cache" / f"opening-{preset}.stamp"
+    there = Path(os.environ["CFLOWS_MEDIA"], f"{opening.NAME}.mp4").exists() and stamp_file.exists()
+    if not there or stamp_file.read_text() != stamp:
+        matplotlib.use("agg")
+        figures.use_style()
+        smallest = {"frames_per_step": 1, "steps": 10} if preset == "ci" else {}
+        opening.opening(experiments.compute(experiment), **smallest)
+        stamp_file.write_text(stamp)
 
 
 def check_site() -> list[str]:
@@ -125,29 +145,39 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="laptop", choices=("ci", "laptop", "paper"))
     parser.add_argument("--fresh", action="store_true", help="use no run that was computed before")
-    preset, fresh = vars(parser.parse_args()).values()
+    parser.add_argument("--check", action="store_true", help="execute and settle the claims in .cache/check, no pages")
+    preset, fresh, check = vars(parser.parse_args()).values()
+    folder = ROOT / ".cache/check" if check else EXECUTED
     os.environ.setdefault("CFLOWS_CACHE", str(ROOT / ".cache"))
     if fresh:
         os.environ["CFLOWS_STORED"] = ""
-        for old in [*Path(os.environ["CFLOWS_CACHE"], "runs").glob("*.nc"), *(ROOT / ".cache").glob("*.stamp")]:
+        runs_there, stamps = Path(os.environ["CFLOWS_CACHE"], "runs").glob("*.nc"), (ROOT / ".cache").rglob("*.stamp")
+        for old in [*runs_there, *stamps]:
             old.unlink()
-    os.environ["CFLOWS_MEDIA"] = str(STATIC / "media")
+    os.environ["CFLOWS_MEDIA"] = str(folder if check else STATIC / "media")
     os.environ["CFLOWS_MEDIA_URL"] = "../../_static/media"  # as seen from a chapter's page
     notebooks = sorted((ROOT / "notebooks").glob("*.md"))
-    for stale in set(EXECUTED.glob("*.ipynb")) - {EXECUTED / f"{n.stem}.ipynb" for n in notebooks}:
+    executed = [folder / f"{n.stem}.ipynb" for n in notebooks]
+    for stale in set(folder.glob("*.ipynb")) - set(executed):
         stale.unlink()
     workers = 1 if torch.cuda.is_available() else os.cpu_count()
     os.environ["OMP_NUM_THREADS"] = "1"  # as many processes as there are cores, each on one
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         list(pool.map(compute, runs(preset)))
-        list(pool.map(execute, notebooks, [preset] * len(notebooks)))
-    rows = scorecard.write([EXECUTED / f"{n.stem}.ipynb" for n in notebooks], EXECUTED, preset)
-    status.write([EXECUTED / f"{n.stem}.ipynb" for n in notebooks], EXECUTED)
-    measurements.write(ROOT / "benchmarks/results", EXECUTED)
+        moving = pool.submit(film, preset)
+        waiting = [pool.submit(execute, n, preset, folder) for n in sorted(notebooks, key=lambda n: n.stem not in LONG)]
+        for task in (moving, *waiting):
+            task.result()
+    rows = scorecard.write(executed, folder, preset)
+    correspondence.write(rows, folder)
+    status.write(executed, folder)
+    measurements.write(ROOT / "benchmarks/results", folder)
     surprises = scorecard.surprises(rows)
     print("\n".join([scorecard.summary(rows), *surprises]))
     if surprises and os.environ.get("CFLOWS_STRICT"):
         return 1
+    if check:
+        return 0
     shutil.rmtree(SITE, ignore_errors=True)  # Sphinx copies the pictures of those pages alone that it writes
     command = ["jupyter-book", "build", ".", "--path-output", "book", "-W", "-n", "--keep-going"]
     program = Path(sys.executable).with_name(command[0])

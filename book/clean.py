@@ -92,7 +92,7 @@ def labels() -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for path in sorted((ROOT / "book").glob("*.md")):
         found |= dict.fromkeys(re.findall(r"^\((.+)\)=", path.read_text(), re.M), (f"book/{path.stem}.html", ""))
-    for page in ("scorecard", "benchmarks", "status"):
+    for page in ("scorecard", "source-figures", "benchmarks", "status"):
         found[page] = (f"book/executed/{page}.html", "")
     for number, path in enumerate(CHAPTERS, 1):
         text, page = path.read_text(), f"book/executed/{path.stem}.html"

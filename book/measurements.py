@@ -8,57 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from programs_measured import network, scale, sdcp, stationary
+from tables import TITLES, between, seconds, small, table, title, words
 
 from cflows import files
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [
-        f"| {' | '.join(head)} |",
-        "|" + "---|" * len(head),
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-    ]
-
-
-def seconds(x: float) -> str:
-    return f"{1e3 * x:.0f} ms" if x < 1 else f"{x:.1f} s" if x < 100 else f"{x / 60:.1f} min"
-
-
-def small(x: float, digits: int = 0) -> str:
-    return f"{x:.{digits}e}".replace("e-0", "e-").replace("e+00", "").replace("-", "\N{NON-BREAKING HYPHEN}")
-
-
-def program(lr: str) -> str:
-    return "P̂" if lr == "inf" else "P̄"
-
-
-def origin(result: dict) -> str:
-    machine = result["machine_info"]
-    return (
-        f"*Measured on {result['datetime'][:10]}: {machine['cpu']['brand_raw']}, threads used: {machine['threads']}, "
-        f"Python {machine['python_version']}, commit {result['commit_info']['id'][:7]}.*"
-    )
-
-
-def method(test: str) -> str:
-    """The name that the table shows, from that of the test."""
-    words = test.replace("]", "-").replace("[", "-").split("-")
-    form, solver = ([w for w in words if w in names] for names in (("primal", "dual"), ("SCS", "CLARABEL")))
-    return f"CVXPY, {form[0]}, {solver[0]}" if form else "cflows"
-
-
-def dense(entries: Sequence[dict]) -> list[list[str]]:
-    ours = {(e["n"], e["lr"]): e["time"] for e in entries if method(e["test"]) == "cflows"}
+def origins(results: dict[str, dict]) -> list[str]:
+    """When and on what each table was measured."""
     rows = []
-    for e in sorted(entries, key=lambda e: (e["n"], program(e["lr"]), e["time"])):
-        error = e["gap"] if "gap" in e else e["objective"]
-        quality = "none" if error != error else f"{'gap' if 'gap' in e else 'off by'} {small(error)}"
-        ended = f", {e['status']}" if e.get("status", "optimal") != "optimal" else ""
-        ratio = e["time"] / ours[e["n"], e["lr"]]
-        names = [str(e["n"]), program(e["lr"]), method(e["test"])]
-        rows.append([*names, seconds(e["time"]), f"{ratio:.3g}", quality + ended])
-    return rows
+    for name, result in results.items():
+        machine = result["machine_info"]
+        who = [machine["cpu"]["brand_raw"], str(machine["threads"]), machine["python_version"]]
+        rows.append([TITLES[name], result["datetime"][:10], *who, result["commit_info"]["id"][:7]])
+    return table(["section", "measured on", "processor", "threads", "Python", "commit"], rows)
 
 
 def flow(entries: Sequence[dict]) -> list[str]:
@@ -72,26 +35,29 @@ def flow(entries: Sequence[dict]) -> list[str]:
             rows.append([str(e["k"]), label, cost, ratio, *quality])
     intervals = [1 / e["cflows"]["refreshes"] for e in entries]
     return [
-        "## A unit of time of the central flow",
+        *title("flow"),
+        f"A ResNet ({entries[0]['weights']:,} weights, 200 images, single precision) over 50 units of time, which "
+        "begin 20 units after its eigenvalues have come to 2. *Literal* is the published algorithm as it reads: four "
+        "Euler steps a unit of time, eigenpairs by LOBPCG to what single precision allows, all third derivatives in "
+        "each step by nested forward mode, complementarity by CVXPY.",
         "",
-        f"A ResNet ({entries[0]['weights']:,} weights, 200 images, single precision) over 50 "
-        "units of time, from the point where the number of eigenvalues in the first column has been locked at 2 for 20 "
-        f"units (4: with random labels of 8 classes, {entries[-1]['weights']:,} weights, and four times the learning "
-        "rate, else it does not come to that). *Literal* is the published algorithm as it "
-        "reads: four Euler steps a unit of time, eigenpairs by LOBPCG to what single precision allows, all third "
-        "derivatives in each step by nested forward mode, complementarity by CVXPY. Costs of a unit of time are in "
-        "gradients of the same loss on the same machine; *products* are those with the Hessian; *residual* is the "
-        "largest of an eigenpair when it was computed, in units of the eigenvalue. *Distance* is that of the weights "
-        "at the end from a reference with 16 steps a unit of time, "
-        "everything fresh, as a share of the way that they go; and the same of ν. *Ratio*: costs over those of "
-        "`cflows`.",
-        "",
+        *words(
+            {
+                "locked": "how many eigenvalues are held at 2. Four are reached with random labels of 8 classes, "
+                f"{entries[-1]['weights']:,} weights and four times the learning rate",
+                "gradients": "cost of a unit of time, in gradients of the same loss on the same machine",
+                "ratio": "this cost over that of `cflows`",
+                "products": "products with the Hessian in a unit of time",
+                "residual": "the largest of an eigenpair when it was computed, in units of the eigenvalue",
+                "distance, of ν": "from a reference with 16 steps a unit of time and everything fresh, for the weights "
+                "and for ν, as shares of the way that they go",
+            }
+        ),
         *table(head, rows),
-        "Where the difference comes from: one step of second order a unit of time; eigenvectors and third derivatives "
-        f"are refreshed only every {min(intervals):.0f} to {max(intervals):.0f} units of time, as the accuracy "
-        "asks, and supposed to go on changing as they did; third derivatives are differences of gradients; eigenpairs "
-        "are only as good as "
-        "the flow needs them.",
+        "The difference has four causes. One step of second order replaces four of first order. Eigenvectors and "
+        f"third derivatives are computed anew every {min(intervals):.0f} to {max(intervals):.0f} units of time, as the "
+        "accuracy asks, and extrapolated between. Third derivatives are differences of gradients. Eigenpairs are no "
+        "more accurate than the flow needs them.",
         "",
     ]
 
@@ -108,17 +74,23 @@ def default(entries: Sequence[dict]) -> list[str]:
     ratios = [x["weights"] / x["accuracy"] for e in entries for x in e["rows"]]
     dear = ", ".join(f"{e['product']:.1f} ({e['network'].split(',')[0]})" for e in entries)
     return [
-        "## The central flow, as `simulate` runs it",
+        *title("default"),
+        "Five networks over 100 units of time, which begin 20 units after an eigenvalue has come to 2, as `simulate` "
+        "runs them. The default of `accuracy` is 2e‑3.",
         "",
-        "Five networks over 100 units of time, from where an eigenvalue has been locked at 2 for 20 units, with the "
-        "defaults of `simulate` but for `accuracy`, whose default is 2e‑3. Counted for a unit of "
-        "time: gradients, linearisations (a gradient with its graph) and products with the Hessian; *cost* is their sum"
-        f" in gradients' time, of which a product takes {dear}. Errors are those at the end from steps of a third and "
-        "refreshes as often as an accuracy of 8e‑5 asks for: of the weights and of ν, as shares "
-        "of the way that they go, and of the predicted loss, the mean over all steps. *Locked* is the most at once.",
-        "",
+        *words(
+            {
+                "locked": "the most eigenvalues that are at 2 at once",
+                "gradients, linearisations, products": "how many a unit of time takes. A linearisation is a gradient "
+                "that keeps its graph, a product is one with the Hessian",
+                "cost": f"their sum in gradients' time, of which a product takes {dear}",
+                "w, ν, loss": "errors at the end, of weights and ν as shares of the way that they go, and of the "
+                "predicted loss on average. The reference has steps of a third, and refreshes as often as an accuracy "
+                "of 8e‑5 asks for",
+            }
+        ),
         *table([*head, "w", "ν", "loss"], rows),
-        f"The error of the weights is {min(ratios):.1g} to {max(ratios):.1g} times the accuracy that was asked for.",
+        f"The error of the weights is {between(ratios, 1)} times the accuracy that was asked for.",
         "",
     ]
 
@@ -184,8 +156,7 @@ def growth(entries: Sequence[dict]) -> list[str]:
 
     head = ["a refresh", "a step", "time of a refresh"]
     return [
-        "## How the cost grows",
-        "",
+        *title("growth"),
         "A refresh (eigenpairs from those of a point nearby, third derivatives), due every few units "
         "of time, and a step, of which there is one in each, besides a gradient: in gradients of the same loss. "
         "Random images of 8 × 8, ResNets of growing width with 100 of them, one critical eigenvalue, P = I:",
@@ -216,48 +187,6 @@ def growth(entries: Sequence[dict]) -> list[str]:
     ]
 
 
-def sdcp(entries: Sequence[dict]) -> list[str]:
-    rows = [
-        [
-            str(e["k"]),
-            "all stay at 2" if e["locked"] else "some leave",
-            f"{1e6 * e['cflows median']:.0f} µs",
-            f"{1e3 * e['cvxpy median']:.1f} ms",
-            f"{e['cvxpy median'] / e['cflows median']:.3g}",
-            small(e["cflows residual"]),
-            small(e["cvxpy residual"]),
-        ]
-        for e in entries
-    ]
-    return [
-        "## The complementarity problem of a step",
-        "",
-        "Random problems; CVXPY's program has parameters and is compiled beforehand, its solver is CLARABEL. "
-        "Median times, largest relative residuals of the optimality conditions: relative to the answer's own size, "
-        "so that where the solution is zero (1 critical, some leave) that of any other answer, however small, is 1.",
-        "",
-        *table(["critical", "eigenvalues", "cflows", "CVXPY", "ratio", "residual", "CVXPY's"], rows),
-    ]
-
-
-def network(entries: Sequence[dict]) -> list[str]:
-    rows = [
-        [f"{e['lr']:g}", name, str(x["products"]), seconds(x["seconds"]), small(x["gap"]), str(x["rank"])]
-        for e in entries
-        for name, x in e["rows"].items()
-    ]
-    return [
-        "## Stationary preconditioner of a network",
-        "",
-        f"A ResNet ({entries[0]['weights']:,} weights, single precision), at the last "
-        "snapshot of the central flow of three learning rates. *Products* with the Hessian include those of the "
-        "certificate. "
-        "*Warm*: from the oscillation of the central flow (P̂: from the solution for P̄).",
-        "",
-        *table(["η", "program", "products", "time", "gap", "rank"], rows),
-    ]
-
-
 def laboratory(entries: Sequence[dict]) -> list[str]:
     head = ["run", "weights", "engine, units/s", "`simulate`, units/s", "engine, error", "`simulate`, error"]
     rows = [
@@ -267,8 +196,7 @@ def laboratory(entries: Sequence[dict]) -> list[str]:
         for e in entries
     ]
     return [
-        "## The laboratory",
-        "",
+        *title("laboratory"),
         "Units of the central flow's time in a second, on one thread: the engine of the [Laboratory](laboratory), "
         "run in V8 without a page, and `simulate` at its defaults, which is made for larger networks. Errors are those "
         "of the predicted loss, on average, against `simulate` at tight accuracy.",
@@ -287,8 +215,7 @@ def gauge(entries: Sequence[dict]) -> list[str]:
                 more = (x["seconds"] - plain["seconds"]) / plain["seconds"]
                 rows.append(["", name, seconds(x["seconds"]), f"{more:.0%}", f"{x['memory']:.2f} GB"])
     return [
-        "## The gauge",
-        "",
+        *title("gauge"),
         "A step of Adam with a report of {class}`cflows.Gauge <cflows.gauge.Gauge>` at every step, by method: "
         "perceptrons on a batch of 256, the probe batch too. *More* is what the report adds to the step. With a report "
         "at every tenth step the share is a tenth of it. Memory is the peak of the process, PyTorch itself included.",
@@ -297,84 +224,88 @@ def gauge(entries: Sequence[dict]) -> list[str]:
     ]
 
 
+SECTIONS = {
+    "default": default, "flow": flow, "growth": growth, "gauge": gauge, "sdcp": sdcp, "stationary": stationary,
+    "network": network, "scale": scale, "laboratory": laboratory,
+}  # fmt: skip
+
+
+def answers(entries: dict[str, list[dict]], gpu: dict | None) -> list[str]:
+    """What the tables say, in a few lines."""
+    lines = []
+    if "default" in entries:
+        usual = [x for e in entries["default"] for x in e["rows"] if x["accuracy"] == 2e-3]
+        lines.append(
+            f"A step of an optimizer's **central flow** costs {between([x['cost'] for x in usual])} times as much as a "
+            f"gradient, for {len(entries['default'])} networks at the default accuracy."
+        )
+    if "flow" in entries:
+        both = [(e["cflows"], e["published"]) for e in entries["flow"]]
+        ratios = [theirs["gradients"] / ours["gradients"] for ours, theirs in both]
+        nearer = all(ours["distance"] < theirs["distance"] for ours, theirs in both)
+        lines.append(
+            f"The **published algorithm**, as it reads, costs {between(ratios)} times as much on the same network"
+            + (" and ends farther from a precise solution." if nearer else ".")
+        )
+    if "sdcp" in entries:
+        ratios = [e["cvxpy median"] / e["cflows median"] for e in entries["sdcp"]]
+        lines.append(
+            f"The **complementarity problem** of a step takes CVXPY {between(ratios)} times as long as `cflows`."
+        )
+    if large := [e for e in entries.get("scale", []) if e["products"]]:
+        lines.append(
+            f"A **stationary preconditioner** of {large[0]['n']:,} weights takes {seconds(large[0]['time'])} on one "
+            "thread, with a certificate."
+        )
+    if "gauge" in entries:
+        more = [
+            x["seconds"] / e["rows"]["none"]["seconds"] - 1
+            for e in entries["gauge"]
+            for name, x in e["rows"].items()
+            if name != "none"
+        ]
+        lines.append(
+            f"A report of the **gauge** at every tenth step lengthens training by {10 * min(more):.1f} % to "
+            f"{10 * max(more):.0f} %, by method and size."
+        )
+    if gpu:
+        units = [x["unit"] for x in gpu["networks"].values()]
+        lines.append(
+            f"On a **GPU** a step of the flow takes {seconds(min(units))} to {seconds(max(units))} for networks "
+            "of the book's size."
+        )
+    return [f"- {line}" for line in lines]
+
+
 def page(results: dict[str, dict], remarks: str = "", gpu: dict | None = None, run: xr.DataTree | None = None) -> str:
+    """The page, in MyST."""
+    entries = {
+        name: [e["extra_info"] | {"test": e["name"], "time": e["stats"]["median"]} for e in results[name]["benchmarks"]]
+        for name in TITLES
+        if name in results
+    }
     lines = [
         "(benchmarks)=",
         "# Benchmarks",
         "",
-        "What `make bench` measures: times and errors, each table with the machine that it comes from. Compare times "
-        "within a table; on another machine all of them differ.",
-        "",
-        remarks,
+        "What does it cost to follow a central flow, to solve for a preconditioner, or to watch a run? And how far off "
+        "is the result?",
         "",
     ]
     if not results:
-        lines += ["This copy holds no measurements yet: `make bench` makes them.", ""]
-    entries = {
-        name: [e["extra_info"] | {"test": e["name"], "time": e["stats"]["median"]} for e in result["benchmarks"]]
-        for name, result in results.items()
-    }
-    if "default" in results:
-        lines += [*default(entries["default"]), origin(results["default"]), ""]
-    if gpu:
-        lines += on_gpu(gpu, run)
-    if "flow" in results:
-        lines += [*flow(entries["flow"]), origin(results["flow"]), ""]
-    if "growth" in results:
-        lines += [*growth(entries["growth"]), origin(results["growth"]), ""]
-    if "sdcp" in results:
-        lines += [*sdcp(entries["sdcp"]), origin(results["sdcp"]), ""]
-    if "stationary" in results:
-        (agreement,) = (e for e in entries["stationary"] if "programs" in e)
-        lines += [
-            "## Stationary preconditioner beside CVXPY",
-            "",
-            f"{agreement['programs']} random programs of up to 60 weights, with and without the second term: the "
-            f"objectives differ by at most {agreement['objective']:.1e}, relatively; the solutions by at most "
-            f"{agreement['p']:.1e} of their largest entry. CVXPY's solver is CLARABEL there, with tolerances of 1e-9.",
-            "",
-            "Dense random Hessians, double precision. CVXPY's times are those of `solve` at each solver's own "
-            "tolerances, for the primal and the dual program; *ratio* is to `cflows`.",
-            "",
-            *table(
-                ["weights", "program", "method", "time", "ratio", "accuracy"],
-                dense([e for e in entries["stationary"] if "programs" not in e]),
-            ),
-            origin(results["stationary"]),
-            "",
-        ]
-    if "laboratory" in results:
-        lines += [*laboratory(entries["laboratory"]), origin(results["laboratory"]), ""]
-    if "gauge" in results:
-        lines += [*gauge(entries["gauge"]), origin(results["gauge"]), ""]
-    if "network" in results:
-        lines += [*network(entries["network"]), origin(results["network"]), ""]
-    if "scale" in results:
-        lines += [
-            "## Beyond CVXPY's reach",
-            "",
-            "A dense matrix; and a million weights with a Hessian that is a diagonal plus one of rank 20, known by "
-            "its products alone. Double precision; memory is the peak of the whole process.",
-            "",
-            *table(
-                ["weights", "program", "Hessian", "time", "peak memory", "gap", "products", "rank"],
-                [
-                    [
-                        f"{e['n']:,}",
-                        program(e["lr"]),
-                        "products" if e["products"] else "dense",
-                        seconds(e["time"]),
-                        f"{e['peak GB']:.1f} GB",
-                        small(e["gap"]),
-                        f"{e['products']:,}" if e["products"] else "–",
-                        str(e["rank"]) if e["products"] else "–",
-                    ]
-                    for e in entries["scale"]
-                ],
-            ),
-            origin(results["scale"]),
-            "",
-        ]
+        return "\n".join([*lines, "This copy holds no measurements yet: `make bench` makes them.", ""])
+    lines += [*answers(entries, gpu), "", "The tables below say for what problems, and what is measured.", ""]
+    for name, found in entries.items():
+        lines += [*SECTIONS[name](found), ""]
+    lines += on_gpu(gpu, run) if gpu else []
+    lines += [
+        "## How it was measured",
+        "",
+        "`make bench` measures all of it again. Compare times within a table; on another machine all of them differ.",
+        "",
+        *([remarks, ""] if remarks else []),
+        *origins({name: results[name] for name in entries}),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -15,7 +15,10 @@ from cflows import experiments, store
 
 
 def duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    for unit, name, digits in ((3600, "h", 1), (60, "min", 0)):
+        if seconds >= 100 * unit / 60:
+            return f"{seconds / unit:.{digits}f} {name}"
+    return f"{seconds:.0f} s"
 
 
 def day(date: str) -> str:
@@ -46,8 +49,10 @@ def page(notebooks: Sequence[Path]) -> str:
     chapters: list[list[str]] = []
     processors: list[str] = []
     names: list[str] = []
+    took = 0.0
     for path in notebooks:
         ran, record = nbformat.read(path, as_version=4).metadata["papermill"], running.record(path)
+        took += ran["duration"]
         versions = ", ".join(" ".join(item) for item in record["versions"].items())
         chapters.append(
             [
@@ -60,15 +65,17 @@ def page(notebooks: Sequence[Path]) -> str:
         names += [name for name in record["runs"] if name not in names]
     runs: list[list[str]] = []
     machines: list[str] = []
+    size = spent = 0.0
     for name in names:
         file = running.place(name)
         tree = store.load(file)
         e, a = experiments.read(tree), store.provenance(tree)
+        size, spent = size + file.stat().st_size / 1e6, spent + a["seconds"]
         kind = "convex programs of " if name.endswith(".preconditioners.nc") else ""
         runs.append(
             [
+                f"{kind}{type(e.optimizer).__name__}, η = {e.optimizer.lr:g}, {e.steps} steps<br>"
                 f'<a href="../../runs/{name}" download>{escape(name)}</a>',
-                f"{kind}{type(e.optimizer).__name__}, η = {e.optimizer.lr:g}, {e.steps} steps",
                 day(a["date"]),
                 duration(a["seconds"]),
                 number(machines, f"{a['hardware']}; cflows {a['cflows']}, torch {a['torch']}"),
@@ -80,17 +87,24 @@ def page(notebooks: Sequence[Path]) -> str:
             "(status)=",
             "# Status",
             "",
-            "Each chapter is a notebook that was executed from its first cell to its last. The time that it took does "
-            "not include that of its runs, which were computed before.",
+            "Is what these pages show what the present code computes? Each chapter is a notebook that was executed "
+            "from its first cell to its last when this site was built. The runs that it shows were computed before and "
+            "are kept in files. The tests compute some steps of each file again, from states that it holds, and "
+            "nothing is published if the code gives something else ([Run it yourself](run-it-yourself)).",
+            "",
+            f"The {len(chapters)} chapters took {duration(took)} to execute. Their {len(names)} files have {size:.0f} "
+            f"MB and took {duration(spent)} to compute.",
+            "",
+            "## Chapters",
             "",
             *table(["chapter", "executed (UTC)", "took", "on"], chapters),
             *notes(processors),
             "## Runs",
             "",
-            "Where and when what the chapters show was computed, as each file says. [Run it yourself](run-it-yourself) "
-            "tells how the present code is held against them.",
+            "A file holds its definition, its data's digest, and where and when it was computed. `cflows info FILE` "
+            "tells it.",
             "",
-            *table(["file", "what", "computed (UTC)", "took", "on", "size"], runs),
+            *table(["what it holds, and the file", "computed (UTC)", "took", "on", "size"], runs),
             *notes(machines),
         ]
     )

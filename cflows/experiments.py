@@ -194,7 +194,7 @@ def describe(run: xr.DataTree) -> str:
     )
 
 
-def verify(path: str | Path, device: str | torch.device = "auto") -> list[str]:
+def verify(path: str | Path, device: str | torch.device = "auto", steps: int | None = None) -> list[str]:
     """Compute parts of a stored run again, from the states that it keeps, or the last of its convex programs.
 
     Parameters
@@ -203,6 +203,8 @@ def verify(path: str | Path, device: str | torch.device = "auto") -> list[str]:
         File of a run that keeps states, or of convex programs beside such a run.
     device : str or torch.device
         Where to compute; "auto" takes a GPU if there is one.
+    steps : int, optional
+        How many from each state, at most as many as the run can be computed again from it (default).
 
     Returns
     -------
@@ -229,7 +231,7 @@ def verify(path: str | Path, device: str | torch.device = "auto") -> list[str]:
             outputs = e.task.outputs(f)
             if not e.starts:
                 raise ValueError(f"{path} keeps no state to compute anything from; give the experiment replay_steps")
-            again = [replay(f, e.optimizer, there, outputs, e.records, start) for start in e.starts]
+            again = [replay(f, e.optimizer, there, outputs, e.records, start, steps) for start in e.starts]
         else:
             tree = store.load(path.with_name(e.path.name))
             tree["snapshots/central"] = xr.DataTree(tree["snapshots/central"].to_dataset().isel(step=[-1]))

@@ -206,6 +206,7 @@ def replay(
     outputs: Outputs | None = None,
     records: Sequence[Record | str] = (),
     start: int | None = None,
+    steps: int | None = None,
 ) -> xr.DataTree:
     """Compute some steps of a run again, from a state that it holds.
 
@@ -222,11 +223,13 @@ def replay(
         As given to `simulate`.
     start : int, optional
         Step to start from, one of ``replay_from`` (default: the last).
+    steps : int, optional
+        How many, at most ``replay_steps`` (default).
 
     Returns
     -------
     xarray.DataTree
-        ``replay_steps`` steps, as of `simulate`.
+        These steps, as of `simulate`.
 
     Raises
     ------
@@ -255,6 +258,6 @@ def replay(
         found = float(f.value_and_grad(state.w)[0]) if state.w.isfinite().all() else math.nan
         if math.isfinite(loss) and math.isfinite(found) and not math.isclose(found, loss, rel_tol=1e-2):
             raise ValueError(f"the loss of {name} at step {first} of the run is {loss:g}, here it is {found:g}")
-    for _ in range(options.replay_steps):
+    for _ in range(options.replay_steps if steps is None else min(steps, options.replay_steps)):
         run.step()
     return run.tree()

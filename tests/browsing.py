@@ -12,7 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 ROOT = Path(__file__).parents[1]
 PAGE_BYTES = 1_140_000  # a page may have 1.2 MB: 5 % to spare
-WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 375, "height": 720}
+WIDE, PHONE = {"width": 1300, "height": 800}, {"width": 375, "height": 720}
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -27,12 +27,12 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 class Visit:
     """A page of a folder, opened in a browser of its own cookies; what it said and what it loaded."""
 
-    def __init__(self, browser, folder: Path, name: str, theme: str = "light", viewport=WIDE):
+    def __init__(self, browser, folder: Path, name: str, theme="light", viewport=WIDE, motion="no-preference"):
         self.folder, self.name, self.wrong, self.loaded = folder, name, [], {}
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.home = f"http://127.0.0.1:{self.server.server_port}/"
-        self.context = browser.new_context(viewport=viewport)
+        self.context = browser.new_context(viewport=viewport, reduced_motion=motion)
         self.context.add_init_script(f"for (const k of ['mode', 'theme']) localStorage.setItem(k, '{theme}')")
         self.page = self.context.new_page()
         self.page.on("console", self.heard)
@@ -67,7 +67,24 @@ class Visit:
         if (total := sum(self.loaded.values())) > PAGE_BYTES:
             heavy = sorted(self.loaded.items(), key=lambda item: -item[1])[:6]
             wrong.append(f"loads {total:,} bytes, most of it " + ", ".join(f"{u} {n:,}" for u, n in heavy))
-        wrong += [f"loads {url} unasked" for url in self.loaded if url.endswith(".mp4")]
+        starts = self.page.evaluate("[...document.querySelectorAll('video[data-starts] source')].map(s => s.src)")
+        wrong += [f"loads {url} unasked" for url in self.loaded if url.endswith(".mp4") and url not in starts]
+        return wrong
+
+    def metadata(self) -> list[str]:
+        """What search engines and other sites miss."""
+        found = self.page.evaluate(METADATA)
+        wrong = [f"{len(values)} of {name}" for name, values in found.items() if len(values) != 1 or not values[0]]
+        if wrong:
+            return wrong
+        address, picture = found["canonical"][0], found["og:image"][0]
+        base = address.removesuffix(f"{self.name}.html")
+        if base == address or found["og:url"] != [address]:
+            wrong.append(f"its address is said to be {address}, and {found['og:url'][0]}")
+        if not (self.folder / picture.removeprefix(base)).is_file():
+            wrong.append(f"its picture {picture} is not there")
+        if not 50 <= len(found["description"][0]) <= 300 or "\\" in found["description"][0]:
+            wrong.append(f"description: {found['description'][0]}")
         return wrong
 
     def links(self) -> list[str]:
@@ -111,9 +128,14 @@ class Visit:
                 wrong.append(f"interactive figure {i} does not react")
         return [*wrong, *self.wrong]
 
-    def axe(self) -> list[str]:
-        """Serious and critical violations that axe-core finds."""
-        found = Axe().run(self.page, options={"resultTypes": ["violations"], "preload": False}).response["violations"]
+    def dark(self) -> None:
+        """Take the dark theme."""
+        self.page.evaluate("for (const k of ['mode', 'theme']) document.documentElement.dataset[k] = 'dark'")
+
+    def axe(self, *rules: str) -> list[str]:
+        """Serious and critical violations that axe-core finds, of some rules alone or of all."""
+        options = {"resultTypes": ["violations"], "preload": False} | ({"runOnly": list(rules)} if rules else {})
+        found = Axe().run(self.page, options=options).response["violations"]
         return [
             f"{v['id']}: {v['help']}: {node['html'][:160]} {(node.get('failureSummary') or '')[:300]}"
             for v in found
@@ -158,6 +180,53 @@ LOOK = r"""() => {
     wrong.push(`${scrollWidth} px wide: ` + wide.slice(0, 4).map(e => e.outerHTML.slice(0, 90)).join(' | '))
   }
   return wrong
+}"""
+# Lines of code that are cut off, players' own controls, which cover what they play, and any other on a figure.
+COVERED = r"""() => {
+  const wrong = [], seen = element => element.checkVisibility() && element.getBoundingClientRect().width > 1
+  for (const code of document.querySelectorAll('main pre'))
+    if (seen(code) && code.scrollWidth > code.clientWidth + 1) wrong.push('cut off: ' + code.textContent.slice(0, 80))
+  const figures = [...document.querySelectorAll('main :is(video, img, canvas, svg.main-svg)')].filter(seen)
+  for (const control of [...document.querySelectorAll('main :is(button, input, select):not(.load)')].filter(seen)) {
+    const a = control.getBoundingClientRect()
+    for (const figure of figures) {
+      const b = figure.getBoundingClientRect()
+      const beside = a.left > b.right - 1 || b.left > a.right - 1, below = a.top > b.bottom - 1 || b.top > a.bottom - 1
+      if (!control.contains(figure) && !beside && !below)
+        wrong.push('a control covers a figure: ' + [control, figure].map(e => e.outerHTML.slice(0, 90)).join(' | '))
+    }
+  }
+  for (const film of document.querySelectorAll('video'))
+    if (film.controls) wrong.push('the controls cover the film: ' + film.outerHTML.slice(0, 120))
+  return wrong
+}"""
+# Figures of which a phone shows a part, or which were not drawn for one.
+PARTLY = r"""() => {
+  const wrong = []
+  for (const figure of document.querySelectorAll('main :is(img, video)')) {
+    if (!figure.checkVisibility()) continue
+    const {left, right} = figure.getBoundingClientRect(), name = figure.currentSrc || figure.poster || figure.src
+    let [from, to] = [0, document.documentElement.clientWidth]
+    for (let box = figure.parentElement; box; box = box.parentElement)
+      if (getComputedStyle(box).overflowX !== 'visible' && box !== document.body && box !== document.documentElement) {
+        const edges = box.getBoundingClientRect()
+        ;[from, to] = [Math.max(from, edges.left), Math.min(to, edges.right)]
+      }
+    if (left < from - 1 || right > to + 1) wrong.push(`from ${left} to ${right} px of ${from} to ${to}: ${name}`)
+    if (/_images\/[0-9a-f]{64}\.svg$/.test(name)) wrong.push('not drawn for a phone: ' + name)
+  }
+  return wrong
+}"""
+METADATA = """() => {
+  const all = (selector, key) => [...document.head.querySelectorAll(selector)].map(e => e[key])
+  const found = {
+    canonical: all('link[rel=canonical]', 'href'),
+    description: all('meta[name=description]', 'content'),
+    viewport: all('meta[name=viewport]', 'content'),
+  }
+  for (const name of ['og:title', 'og:description', 'og:url', 'og:image'])
+    found[name] = all(`meta[property="${name}"]`, 'content')
+  return found
 }"""
 PLAY = """async video => {
   try { await video.play() } catch (error) { return String(error) }

@@ -4,6 +4,8 @@ import re
 import imageio_ffmpeg
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
 
 from cflows.book import animations
 
@@ -61,3 +63,14 @@ def test_a_training_animation_draws_the_curves_over_steps_and_nothing_else(monke
         lengths.append(len(curve.get_xdata()))
     assert lengths == [2, 4, 6, 8, 10]
     assert len(line.get_xdata()) == 2
+
+
+def test_a_poster_does_not_show_the_end(monkeypatch, tmp_path):
+    monkeypatch.setenv("CFLOWS_MEDIA", str(tmp_path))
+    fig = plt.figure(figsize=(2, 1), dpi=100)
+    patch = fig.patch
+    html = animations.animation(fig, lambda i: patch.set_facecolor(str(i / 9)), 10, "film", alt="").data
+    assert " loop" not in html  # it stands at its end
+    assert f"aspect-ratio: 200 / {100 + animations.CONTROLS}" in html
+    shade = np.asarray(Image.open(tmp_path / "film.jpg").convert("L")).mean() / 255
+    assert abs(shade - 3 / 9) < 0.02

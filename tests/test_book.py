@@ -53,6 +53,15 @@ def test_a_notebook_can_be_parametrised_and_is_in_the_book(notebook):
             assert options.get("image", {}).get("alt"), cell.source
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_chapter_opens_with_its_question_and_ends_with_the_answer(notebook):
+    text = "\n\n".join(c.source for c in jupytext.read(notebook).cells if c.cell_type == "markdown")
+    first = re.split(r"\n\s*\n", text.split("\n# ", 1)[-1].split("\n", 1)[1].strip())[0]
+    assert "?" in first
+    sections = [name for name in re.findall(r"^## (.+)$", text, re.MULTILINE) if name != "Try it"]
+    assert sections[-1] == "In short"
+
+
 def test_the_address_of_the_repository_has_one_home():
     url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
     assert url.startswith("https://")

@@ -170,6 +170,7 @@ def test_the_file_of_claims_is_in_order_and_chapters_settle_it():
 def test_each_row_of_the_table_has_a_claim_or_says_what_is_missing():
     named = {claims.CLAIMS[name]["row"] for name in settled()}
     for number, row in scorecard.ROWS.items():
-        assert row.keys() <= {"of", "shows", "open", "figure"}
+        assert row.keys() <= {"of", "shows", "open", "figure", "source"}
+        assert ("source" in row) == (row["of"] == "chapter")
         assert row["of"] in ("chapter", "beyond")
         assert (number in named) != (row.get("open") == "all of it" or "figure" in row), number

@@ -218,6 +218,7 @@ def test_the_companion_is_cited_as_its_file_says():
     fields = {k: re.sub(r"[{}]", "", v) for k, v in re.findall(r"^  (\w+) += \{(.*)\},?$", entry, re.MULTILINE)}
     assert fields["title"] == file["title"]
     assert fields["note"] == f"Version {file['version']}"
+    assert fields["url"] == f"{clean.Home.read().site}/book/intro.html"
     assert fields["author"] == " and ".join(a["name"] for a in file["authors"])
     assert file["version"] == cflows.__version__
     urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]

@@ -5,7 +5,7 @@ The tests are skipped where no site was built or no Chromium is; with CFLOWS_PAG
 
 import pytest
 import yaml
-from browsing import LOOK, PAGE_BYTES, PHONE, ROOT, Visit
+from browsing import COVERED, LOOK, PAGE_BYTES, PARTLY, PHONE, ROOT, Visit
 
 SITE_BYTES, VIDEO_BYTES = 40_000_000, 500_000
 
@@ -18,28 +18,50 @@ def listed(entry) -> list[str]:
     return here + [n for key in ("parts", "chapters", "sections") for n in listed(entry.get(key, []))]
 
 
-PAGES = [*listed(yaml.safe_load((ROOT / "_toc.yml").read_text())), "genindex", "search"]
+WRITTEN = listed(yaml.safe_load((ROOT / "_toc.yml").read_text()))
+PAGES = [*WRITTEN, "genindex", "search"]
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_whole(browser, site, name):
     with Visit(browser, site, name) as visit:
         assert visit.look() == []
+        assert visit.page.evaluate(COVERED) == []
+        assert visit.metadata() == [] or name not in WRITTEN
         assert visit.links() == []
         assert visit.play() == []
         assert visit.interact() == []
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_fits_and_is_accessible(browser, site, name, theme):
-    with Visit(browser, site, name, theme) as visit:
+def test_a_page_fits_and_is_accessible(browser, site, name):
+    with Visit(browser, site, name) as visit:
         assert visit.axe() == []
+        visit.dark()  # changes colours alone
+        assert visit.axe("color-contrast") == []
         visit.page.set_viewport_size(PHONE)
         visit.page.wait_for_timeout(500)  # the theme looks what scrolls
         assert visit.page.evaluate(LOOK) == []
+        assert visit.page.evaluate(PARTLY) == []
         assert visit.axe() == []
         assert visit.wrong == []
+
+
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_the_first_film_starts_by_itself_unless_one_asked_for_less_motion(browser, site, motion):
+    with Visit(browser, site, "book/intro", motion=motion) as visit:
+        film = visit.page.locator("video").first
+        visit.page.wait_for_timeout(1500)
+        assert film.evaluate("v => v.paused") == (motion == "reduce")
+        assert film.evaluate("v => v.muted")
+        visit.page.locator(".film-bar button").first.click()  # the reader's word counts more
+        visit.page.wait_for_timeout(300)
+        assert film.evaluate("v => v.paused") == (motion != "reduce")
+
+
+def test_the_map_of_the_site_has_every_page(site):
+    text = (site / "sitemap.xml").read_text()
+    assert [name for name in WRITTEN if f"/{name}.html</" not in text] == []
 
 
 def test_sizes(site):
@@ -50,11 +72,15 @@ def test_sizes(site):
 
 def test_a_bad_page_would_be_found(browser, tmp_path):
     (tmp_path / "big.js").write_text(" " * PAGE_BYTES)
+    (tmp_path / "wide.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="900" height="90"></svg>')
     (tmp_path / "page.html").write_text(
         """<!doctype html><html lang="en"><title>Bad</title><script src="big.js"></script><main>
         <p style="width: 2000px; color: #bbb; background: #fff">A formula $x^2$, <span class="math">\\(y\\)</span></p>
         <a href="page.html#nowhere">a</a> <a href="none.html">b</a> <img src="none.png">
-        <video preload="auto" src="none.mp4"></video>
+        <video preload="auto" src="none.mp4" controls></video>
+        <pre style="width: 100px; overflow: hidden">a line of code that is longer than its box</pre>
+        <div style="position: relative; width: 300px; overflow: auto"><img src="wide.svg" style="width: 900px" alt="a">
+        <button style="position: absolute; left: 10px; top: 10px">on it</button></div>
         <div data-interactive><button>load</button><input type="range" aria-label="x"></div>
         <script src="https://cdn.invalid/x.js"></script><script>console.warn("hm"); nothing.here</script></main>"""
     )
@@ -63,6 +89,11 @@ def test_a_bad_page_would_be_found(browser, tmp_path):
         for what in ("raw TeX", "not typeset", "no description", "no picture", "px wide", "bytes", "unasked",
                      "another host", "console: hm", "script: ", "not loaded"):  # fmt: skip
             assert what in seen
+        covered = "\n".join(visit.page.evaluate(COVERED))
+        for what in ("cut off", "a control covers", "the controls cover"):
+            assert what in covered
+        assert "from" in "\n".join(visit.page.evaluate(PARTLY))
+        assert "0 of canonical" in visit.metadata()
         assert len(visit.links()) == 2
         assert len(visit.play()) == 1
         assert "interactive figure 0 does not react" in visit.interact()

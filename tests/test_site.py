@@ -1,5 +1,7 @@
 """What the build does to pages: formulas are typeset, and style sheets lose what no page needs."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import tinycss2
 
 @pytest.fixture(autouse=True)
 def extensions(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "book")
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "book/_ext")
 
 
@@ -48,6 +51,7 @@ def test_a_page_loses_what_it_does_not_use_and_can_be_read_by_everyone():
     <div class="citation-list" role="list"><div role="doc-biblioentry">x</div></div>
     <dl><dt>a</dt><dd>b</dd><dt>c</dt></dl>
     <p>1 &lt; 2 &amp; ν</p><img alt="a" src="../_images/a.svg"/><img alt="b" src="../_images/b.png"/>"""
+    page = f'<meta content="a" name="viewport"/><meta content="b" name="viewport"/>{page}'
     html = tidy(page)
     assert "fontawesome" not in html
     assert "THEBE" not in html
@@ -57,10 +61,50 @@ def test_a_page_loses_what_it_does_not_use_and_can_be_read_by_everyone():
         'if (a < b && c) f("&nbsp;")',
         '<summary aria-label="pages of this section">',
         "<dt>c</dt><dd></dd></dl>",
-        '<div class="pst-scrollable-table-container wide-figure"><img alt="a" src="../_images/a.svg"/></div>',
+        '<picture><img alt="a" src="../_images/a.svg"/></picture>',
         '<img alt="b" src="../_images/b.png"/>',
         "1 &lt; 2 &amp; ν",
     ):
         assert kept in html
     assert "role=" not in html
+    assert html.count("viewport") == 1
+    phone = '<source media="(max-width: 600px)" srcset="../_images/a.phone.svg"/><img alt="a" src="../_images/a.svg"/>'
+    assert phone in tidy(page, phone={"a.phone.svg"})
     assert tidy(html) == html
+
+
+def test_what_is_called_as_the_book_says_so_once():
+    from slim import tidy
+
+    page = "<title>A book — A book</title><a class='navbar-brand'><p>A book</p></a><h1>{}<a>#</a></h1>"
+    html = tidy(page.format("A book"))
+    assert "<title>A book</title>" in html
+    assert "navbar-brand" not in html
+    assert "navbar-brand" in tidy(page.format("A chapter"))
+
+
+def test_the_drawing_for_a_phone_is_found_by_the_name_of_the_wide_one(tmp_path):
+    from hashlib import sha256
+
+    from screens import MIME, WIDE, drawings, narrow
+
+    outputs = [{"data": {WIDE: ["<svg>\n", "</svg>"], MIME: "narrow"}}, {"data": {WIDE: "alone"}}, {"text": "x"}]
+    notebook = tmp_path / "notebook.ipynb"
+    notebook.write_text(json.dumps({"cells": [{"outputs": outputs}, {}]}))
+    name = f"{sha256(b'<svg>' + os.linesep.encode() + b'</svg>').hexdigest()}.svg"
+    assert drawings(notebook) == {name: "narrow"}
+    assert narrow(f"_images/{name}") == f"_images/{name[:-4]}.phone.svg"
+
+
+def test_a_description_is_plain_text_of_the_first_sentences():
+    from docutils import nodes
+    from sharing import description
+
+    first = nodes.paragraph("", "", nodes.Text("Where does "), nodes.math("", r"\bar\nu"), nodes.Text(" come from?"))
+    caption = nodes.container("", nodes.paragraph("", "A caption."))
+    long = nodes.paragraph("", "word " * 80)
+    document = nodes.document("", "", "", nodes.section("", nodes.title("", "Title"), first, caption, long))
+    text = description(document)
+    assert text.startswith("Where does ν come from? word word")
+    assert text.endswith("word…")
+    assert len(text) <= 200

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from pathlib import Path
 
 import tinycss2
 from bs4 import BeautifulSoup
 from fontTools import subset
+from screens import narrow
 
 NAMES = re.compile(r"\.((?:[\w-]|\\.)+)")
 ASIDE = re.compile(r":not\([^)]*\)|\[[^]]*\]")
@@ -51,8 +53,11 @@ def shrink(font: Path, characters: set[int]) -> None:
     subset.save_font(program, font, options)
 
 
-def tidy(page: str, search: bool = False) -> str:
-    """A page without scripts that it does not use, with what its readers' assistive devices and phones need."""
+def tidy(page: str, search: bool = False, phone: Container[str] = ()) -> str:
+    """A page without scripts that it does not use, with what its readers' assistive devices and phones need.
+
+    ``phone`` has the names of figures that were drawn for a phone, too.
+    """
     soup = BeautifulSoup(page, "html.parser")
     for script in soup.select(UNUSED if search else f"{UNUSED}, {SEARCH}"):
         script.decompose()
@@ -62,9 +67,18 @@ def tidy(page: str, search: bool = False) -> str:
         del entry["role"]  # a list without items, an item of none
     for term in soup.select("dl > dt:last-child"):  # a list of definitions must not end with a term
         term.insert_after(soup.new_tag("dd"))
-    for figure in soup.select("img[src*='_images/'][src$='.svg']:not(.wide-figure > img)"):
-        # the theme lets the keyboard scroll it
-        figure.wrap(soup.new_tag("div", attrs={"class": "pst-scrollable-table-container wide-figure"}))
+    for twice in soup.select("meta[name=viewport]")[1:]:  # from Sphinx and from the theme
+        twice.decompose()
+    if (title := soup.title) and len(set(parts := title.get_text().split(" — "))) < len(parts):
+        title.string = parts[0]  # of the first page, which is called as the book
+    heading, brand = soup.select_one("h1"), soup.select_one(".navbar-brand")
+    if heading and brand and heading.get_text().rstrip("#").strip() == brand.get_text().strip():
+        brand.decompose()
+    for figure in soup.select("img[src*='_images/'][src$='.svg']:not(picture > img)"):
+        picture = figure.wrap(soup.new_tag("picture"))
+        if narrow(Path(str(figure["src"])).name) in phone:
+            source = {"media": "(max-width: 600px)", "srcset": narrow(str(figure["src"]))}
+            picture.insert(0, soup.new_tag("source", attrs=source))
     return str(soup)
 
 
@@ -72,8 +86,9 @@ def slim(app, exception):
     if exception or app.builder.format != "html":
         return
     site = Path(app.outdir)
+    phone = {figure.name for figure in site.glob("_images/*.phone.svg")}
     for page in site.rglob("*.html"):
-        page.write_text(tidy(page.read_text(), page.name == "search.html"))
+        page.write_text(tidy(page.read_text(), page.name == "search.html", phone))
     for unused in {*site.rglob("*.map"), *site.rglob("*.woff2"), *site.glob("_static/scripts/fontawesome.js*")}:
         unused.unlink()
     texts = [file.read_text() for kind in ("html", "js") for file in site.rglob(f"*.{kind}")]

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
+from typing import cast
 
 import imageio_ffmpeg
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
 
 from . import media
 
+#: Which of the frames is the poster, as a share of them: early enough that it does not tell how the film ends.
+POSTER = 0.3
+#: Height that players take for their controls, in pixels. Where there is no script that puts them below the film
+#: (book/_static/films.js), the player's own stand in a strip of this height under it.
+CONTROLS = 64
 
-def animation(fig: Figure, draw: Callable[[int], object], frames: int, name: str, alt: str, fps: int = 25):
-    """A video of a figure, with its last frame as the poster.
+
+def animation(
+    fig: Figure,
+    draw: Callable[[int], object],
+    frames: int,
+    name: str,
+    alt: str,
+    fps: int = 25,
+    moving: Sequence[Artist] = (),
+    crf: int = 26,
+):
+    """A video of a figure, with one of its first frames as the poster.
 
     Both are part of the notebook, or files that it links to (`publish`).
 
@@ -37,6 +54,10 @@ def animation(fig: Figure, draw: Callable[[int], object], frames: int, name: str
         What is to be seen, for those who can't.
     fps : int
         Frames a second.
+    moving : sequence of matplotlib.artist.Artist
+        All that ``draw`` changes, if only it is to be drawn anew in each frame, over the rest: some times as fast.
+    crf : int
+        Of the codec: the larger, the smaller is the file.
 
     Returns
     -------
@@ -46,34 +67,43 @@ def animation(fig: Figure, draw: Callable[[int], object], frames: int, name: str
 
     width, height = (2 * round(x / 2) for x in fig.canvas.get_width_height())  # the codec wants even numbers
     fig.set_size_inches((width + 0.1) / fig.dpi, (height + 0.1) / fig.dpi)
-    if isinstance(engine := fig.get_layout_engine(), ConstrainedLayoutEngine):
-        engine.set(rect=(0, 45 / height, 1, 1 - 45 / height))  # room for the player's controls
     fig.canvas.draw()
     fig.set_layout_engine("none")  # laying out each frame anew would double the time
+    for artist in moving:
+        artist.set_animated(True)  # which keeps them out of what is drawn once
+    canvas = cast(FigureCanvasAgg, fig.canvas)
+    canvas.draw()
+    rest = canvas.copy_from_bbox(fig.bbox)
     sources = []
-    with tempfile.TemporaryDirectory() as folder, mpl.rc_context({"savefig.bbox": "standard"}):
+    with tempfile.TemporaryDirectory() as folder:
         video, poster = Path(folder, f"{name}.mp4"), Path(folder, f"{name}.jpg")
         writer = imageio_ffmpeg.write_frames(
             str(video), (width, height), fps=fps, codec="libx264", quality=None, macro_block_size=2,
-            output_params=["-crf", "26", "-preset", "slow", "-movflags", "+faststart"],
+            output_params=["-crf", str(crf), "-preset", "slow", "-movflags", "+faststart"],
         )  # fmt: skip
         writer.send(None)
         for i in range(frames):
             draw(i)
-            fig.canvas.draw()
-            pixels = np.asarray(fig.canvas.buffer_rgba())  # type: ignore[attr-defined]
-            writer.send(np.ascontiguousarray(pixels[:, :, :3]).tobytes())
+            if moving:
+                canvas.restore_region(rest)
+                for artist in sorted(moving, key=lambda artist: artist.get_zorder()):
+                    fig.draw_artist(artist)
+            else:
+                canvas.draw()
+            pixels = np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[:, :, :3])
+            writer.send(pixels.tobytes())
+            if i == int(POSTER * frames):
+                Image.fromarray(pixels).save(poster, quality=82)
         writer.close()
-        fig.savefig(poster, dpi=fig.dpi, pil_kwargs={"quality": 82})
         for path, kind in ((video, "video/mp4"), (poster, "image/jpeg")):
             content = path.read_bytes()
             embedded = f"data:{kind};base64,{base64.b64encode(content).decode()}"
             sources.append(media.publish(path.name, content) or embedded)
     plt.close(fig)
     return HTML(
-        f'<video controls muted loop playsinline preload="none" width="{width}" height="{height}" '
-        f'poster="{sources[1]}" aria-label="{escape(alt)}" '
-        f'style="max-width: 100%; height: auto; --tall: {height / width:.3f}">'
+        f'<video class="film" controls muted playsinline preload="none" width="{width}" height="{height}" '
+        f'poster="{sources[1]}" aria-label="{escape(alt)}" style="max-width: 100%; height: auto; '
+        f'aspect-ratio: {width} / {height + CONTROLS}; object-fit: contain; object-position: top">'
         f'<source src="{sources[0]}" type="video/mp4">{escape(alt)}</video>'
     )
 
@@ -102,4 +132,4 @@ def training_animation(fig: Figure, steps: int, frames: int, name: str, alt: str
         for line, curve in zip(lines, curves, strict=True):
             line.set_data(*curve[:, :until])
 
-    return animation(fig, draw, frames, name, alt, fps)
+    return animation(fig, draw, frames, name, alt, fps, lines)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
-from typing import cast
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from ..averaging import smooth
+from . import media, phone
 
 #: Colours by quantity.
 COLORS = {
@@ -49,12 +50,17 @@ PROCESSES: dict[str, dict] = {
 
 
 def use_style() -> None:
-    """Set matplotlib's defaults to those of ``style.mplstyle``; in a notebook figures become SVG."""
+    """Set matplotlib's defaults to those of ``style.mplstyle``; in a notebook figures become SVG.
+
+    When the book is built, they are drawn a second time, for phones (`phone`).
+    """
     plt.style.use("cflows.book.style")
     try:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
         set_matplotlib_formats("svg")
+        if media.publishing():
+            phone.draw_both()
     except (ImportError, AttributeError):  # not in a notebook
         pass
 
@@ -106,7 +112,13 @@ def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, 
         seen = np.isfinite(values[:, j])
         ax.plot(steps[seen], values[seen, j], color=EIGENVALUES[j], zorder=10 - j, **style)
         if (at := _apart(values[:, :count], j, limits)) is not None:
-            place = {"xytext": (-2, 3), "textcoords": "offset points", "ha": "right", "va": "bottom", "zorder": 20}
+            place: dict[str, Any] = {
+                "xytext": (-2, 3),
+                "textcoords": "offset points",
+                "ha": "right",
+                "va": "bottom",
+                "zorder": 20,
+            }
             name = ax.annotate(rf"$\lambda_{j + 1}$", (steps[at], values[at, j]), color=EIGENVALUES[j], **place)
             name.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])
 

@@ -10,6 +10,16 @@ import os
 from pathlib import Path
 
 
+def publishing() -> bool:
+    """Whether there is a folder for files to link to: the book is being built.
+
+    Returns
+    -------
+    bool
+    """
+    return bool(os.environ.get("CFLOWS_MEDIA"))
+
+
 def publish(name: str, content: bytes) -> str:
     """Write a file for pages to link to, if there is a folder for such files.
 

@@ -1,0 +1,113 @@
+"""Figures drawn a second time, for a phone: panels under one another, in the width of its screen, with type as large.
+
+The build asks for it (`media.publishing`): a notebook then holds both drawings of a figure, and a page shows the one
+that suits the reader's screen.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+
+#: What the second drawing of a figure is called in the output of a cell.
+MIME = "application/vnd.cflows.phone+svg"
+#: In inches; at this width ten points are twelve pixels of a phone with 390.
+WIDTH = 3.9
+#: Of a panel whose axes have different units, in inches: flat enough that two of them fit a screen.
+MAX_HEIGHT, MIN_HEIGHT = 2.5, 1.5
+#: A legend that covers a larger share of its panel than this goes below the panel.
+MAX_LEGEND = 0.3
+
+
+def restack(fig: Figure) -> Figure:
+    """Change a figure into its drawing for a phone.
+
+    Panels that stood side by side stand under one another, as many beside each other as fit with the width that they
+    had. Each has its own tick labels then.
+
+    Parameters
+    ----------
+    fig : matplotlib.figure.Figure
+        Changed. Axes outside a grid, such as insets, move with their panels.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The same.
+    """
+    width, height = fig.get_size_inches()
+    panels = [ax for ax in fig.axes if ax.get_subplotspec() is not None and ax.get_visible()]
+    grids = {ax.get_subplotspec().get_topmost_subplotspec().get_gridspec() for ax in panels}  # type: ignore[union-attr]
+    bars = any(getattr(ax, "_colorbar", None) for ax in fig.axes)
+    if len(grids) != 1 or fig.subfigs or bars:
+        fig.set_size_inches(WIDTH, min(height, 1.25 * WIDTH * height / width))
+        return fig
+    (grid,) = grids
+    spots: dict[tuple[int, int], list[Axes]] = {}  # with the axes that share each, as twins do
+    for ax in panels:
+        spec = ax.get_subplotspec()
+        spots.setdefault((spec.num1, spec.num2), []).append(ax)  # type: ignore[union-attr]
+    columns = max(1, min(grid.ncols, int(WIDTH / (width / grid.ncols))))
+    part = (width / grid.ncols, height / grid.nrows, WIDTH / columns)
+    tall = [max(_height(ax, *part) for ax in spots[spot]) for spot in sorted(spots)]
+    if columns < grid.ncols:
+        rows = -(-len(spots) // columns)
+        heights = [max(tall[row * columns : (row + 1) * columns]) for row in range(rows)]
+        new = GridSpec(rows, columns, figure=fig, height_ratios=heights)
+        for i, spot in enumerate(sorted(spots)):
+            for ax in spots[spot]:
+                if len(spots[spot]) == 1:
+                    _name_values(ax, panels, alone=columns == 1)
+                ax.set_subplotspec(new[i])
+        total = sum(heights)
+    else:
+        rows = grid.nrows
+        total = min(height, max(tall) * rows) if max(tall) > MAX_HEIGHT else min(height, 2.2 * rows)
+        total = max(total, MIN_HEIGHT * rows)
+    fig.set_size_inches(WIDTH, total)
+    for ax in fig.axes:
+        _move_legend(ax)
+    return fig
+
+
+def _height(ax: Axes, width: float, height: float, new_width: float) -> float:
+    """How tall a panel is to be: as before in proportion where both axes have one unit."""
+    if ax.get_aspect() != "auto":
+        return height / width * new_width
+    return min(max(height, MIN_HEIGHT), MAX_HEIGHT)
+
+
+def _name_values(ax: Axes, panels: list[Axes], alone: bool) -> None:
+    """Tick labels, and the name of the values, which a panel had from the one to its left."""
+    ax.tick_params(labelleft=ax.yaxis.get_visible() and bool(ax.get_yticks().size))
+    if alone and not ax.get_ylabel():
+        shared = [other for other in panels if ax.get_shared_y_axes().joined(ax, other) and other.get_ylabel()]
+        if shared:
+            ax.set_ylabel(shared[0].get_ylabel())
+
+
+def _move_legend(ax: Axes) -> None:
+    """A legend that would cover what it names, below the panel."""
+    figure = cast(Figure, ax.get_figure())
+    if not (legend := ax.get_legend()):
+        return
+    figure.canvas.draw()
+    box, panel = legend.get_window_extent(), ax.get_window_extent()
+    if box.width * box.height > MAX_LEGEND * panel.width * panel.height or box.width > 0.8 * panel.width:
+        legend.set_loc("upper left")
+        legend.set_bbox_to_anchor((0, -0.28 if ax.get_xlabel() else -0.16), transform=ax.transAxes)
+
+
+def draw_both() -> None:
+    """In a notebook, let each figure that is shown be drawn twice; it is left as `restack` leaves it."""
+    from IPython import get_ipython
+    from IPython.core.pylabtools import print_figure
+
+    def both(fig: Figure, include=None, exclude=None) -> dict[str, str]:
+        wide = print_figure(fig, "svg")
+        return {"image/svg+xml": wide, MIME: print_figure(restack(fig), "svg")} if wide else {}
+
+    get_ipython().display_formatter.mimebundle_formatter.for_type(Figure, both)

@@ -1,0 +1,103 @@
+"""Figures drawn again for a phone, and the film of the first page."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+
+from cflows.book import figures, opening, phone
+
+mpl.use("agg")
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with mpl.rc_context():
+        figures.use_style()
+        yield
+    plt.close("all")
+
+
+def boxes(fig):
+    fig.canvas.draw()
+    return [ax.get_window_extent() for ax in fig.axes]
+
+
+def test_panels_stand_under_one_another_with_values_of_their_own():
+    fig, axes = plt.subplots(1, 3, figsize=(7.8, 2.9), sharey=True)
+    for i, ax in enumerate(axes):
+        ax.plot([0, 1], [0, i])
+    axes[0].set_ylabel("loss")
+    assert phone.restack(fig) is fig
+    first, second, third = boxes(fig)
+    assert first.y0 > second.y1 > second.y0 > third.y1
+    assert fig.get_figwidth() == phone.WIDTH
+    assert min(box.width for box in (first, second, third)) > 0.7 * fig.bbox.width
+    for ax in axes:
+        assert ax.get_ylabel() == "loss"
+        assert all(label.get_visible() for label in ax.get_yticklabels())
+
+
+def test_small_panels_stay_beside_each_other_as_many_as_fit():
+    fig, _ = plt.subplots(1, 4, figsize=(7.2, 2.1))
+    one, two, three, four = boxes(phone.restack(fig))
+    assert one.x1 < two.x0
+    assert one.y0 > three.y1
+    assert three.x1 < four.x0
+
+
+def test_twins_stay_together():
+    fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3))
+    twin = left.twinx()
+    phone.restack(fig)
+    fig.canvas.draw()
+    assert twin.get_position().bounds == left.get_position().bounds
+    assert right.get_position().y1 < left.get_position().y0
+
+
+def test_a_panel_with_one_unit_keeps_its_shape_and_one_alone_gets_narrow():
+    fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.8))
+    for ax in axes:
+        ax.set_aspect("equal")
+    phone.restack(fig)
+    assert fig.get_figheight() == pytest.approx(2 * phone.WIDTH)
+    fig, _ = plt.subplots(figsize=(7.2, 3.2))
+    phone.restack(fig)
+    assert fig.get_figwidth() == phone.WIDTH
+    assert fig.get_figheight() < 3.2
+
+
+def test_a_legend_that_would_cover_its_panel_goes_below():
+    fig, axes = plt.subplots(1, 2, figsize=(8, 3))
+    axes[0].plot([0, 1], label="short")
+    for i in range(6):
+        axes[1].plot([0, i], label=f"a name that takes a lot of room {i}")
+    for ax in axes:
+        ax.legend()
+    phone.restack(fig)
+    panels = boxes(fig)
+    inside, below = (ax.get_legend().get_window_extent() for ax in axes)
+    assert inside.y0 >= panels[0].y0
+    assert below.y1 <= panels[1].y0
+
+
+def test_the_film_of_the_first_page(monkeypatch, tmp_path):
+    monkeypatch.setenv("CFLOWS_MEDIA", str(tmp_path))
+    steps = np.arange(12)
+    bounce = np.where(steps > 2, 0.01 * (-1.0) ** steps, np.nan)
+    at = np.where(steps > 2, 1e-4, 0.0)
+    data = xr.Dataset(
+        {
+            "loss": ("step", 1 / (1 + steps)),
+            "displacements": (("step", "eig"), bounce[:, None]),
+            "variances": (("step", "eig"), at[:, None]),
+            "eigenvalues": (("step", "eig"), np.where(steps % 2, 2.0, np.nan)[:, None]),
+        },
+        {"step": steps},
+        {"threshold": 2.0},
+    )
+    run = xr.DataTree.from_dict({"central": data, "discrete": data})
+    html = opening.opening(run, frames_per_step=1, steps=4).data
+    assert opening.ALT.split(";")[0] in html
+    assert (tmp_path / "opening.mp4").stat().st_size > 0
