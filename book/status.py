@@ -87,7 +87,7 @@ def page(notebooks: Sequence[Path]) -> str:
             "(status)=",
             "# Status",
             "",
-            "Is what these pages show what the present code computes? Each chapter is a notebook that was executed "
+            "Does the present code compute what these pages show? Each chapter is a notebook that was executed "
             "from its first cell to its last when this site was built. The runs that it shows were computed before and "
             "are kept in files. The tests compute some steps of each file again, from states that it holds, and "
             "nothing is published if the code gives something else ([Run it yourself](run-it-yourself)).",

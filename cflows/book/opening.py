@@ -66,7 +66,7 @@ def opening(run: xr.DataTree, frames_per_step: int = 3, steps: int = STEPS):
     names = [ax.text(0, 0, "RMSProp", color=COLORS["discrete"], **words), ax.text(0, 0, "central flow", **words)]
     for name in names:
         name.set_bbox({"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.75})
-    swing = ax.text(0, 0, "predicted swing", fontsize=14, color="#1f6f9f", va="top")
+    swing = ax.text(0, 0, "predicted swing", fontsize=17, color="#1f6f9f", va="top")
     where = ax.text(0.985, 0.05, "", transform=ax.transAxes, fontsize=16, ha="right", color="#444444")
     ax.text(0.015, 0.05, "downhill →", transform=ax.transAxes, fontsize=16, color="#444444")
 
