@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
-from typing import cast
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -105,7 +105,13 @@ def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, 
         seen = np.isfinite(values[:, j])
         ax.plot(steps[seen], values[seen, j], color=EIGENVALUES[j], zorder=10 - j, **style)
         if (at := _apart(values[:, :count], j, limits)) is not None:
-            place = {"xytext": (-2, 3), "textcoords": "offset points", "ha": "right", "va": "bottom", "zorder": 20}
+            place: dict[str, Any] = {
+                "xytext": (-2, 3),
+                "textcoords": "offset points",
+                "ha": "right",
+                "va": "bottom",
+                "zorder": 20,
+            }
             name = ax.annotate(rf"$\lambda_{j + 1}$", (steps[at], values[at, j]), color=EIGENVALUES[j], **place)
             name.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])
 
