@@ -24,7 +24,7 @@ def edge_of_stability(run: xr.DataTree) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    gd, midpoint = run["discrete"], run["midpoint"]
+    gd, midpoint = run["discrete"].to_dataset(), run["midpoint"].to_dataset()
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.2))
     left.semilogy(gd["step"], gd["loss"], color=COLORS["discrete"], lw=1)
     left.set(xlabel="step", title="training loss")
@@ -50,7 +50,7 @@ def valley(run: xr.DataTree, eta: float, b: float) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    (x, y), (_, flow) = (run[name]["outputs"].values.T for name in ("discrete", "central"))
+    (x, y), (_, flow) = (run[name].to_dataset()["outputs"].values.T for name in ("discrete", "central"))
     limit, deviation = 2 / eta, np.sqrt(2 * b)
     fig, (plane, left, right) = plt.subplots(1, 3, figsize=(8.2, 3.1))
     low, high, wide = y.min() - 0.1, y.max() + 0.1, 1.1 * abs(x).max()

@@ -46,7 +46,7 @@ def squared_gradient(run: xr.DataTree) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    rmsprop = run["discrete"]
+    rmsprop = run["discrete"].to_dataset()
     step, squares, nu = (rmsprop[name].values for name in ("step", "grad_sq", "nu"))
     shown = np.argsort(nu.mean(axis=0))[::-1][list(RANKS)]
     window = _window(squares[:, shown])
@@ -85,8 +85,9 @@ def edge_of_stability(run: xr.DataTree) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    rmsprop, midpoint = run["discrete"], run["midpoint"]
-    step, values, edge = rmsprop["step"].values, midpoint["eigenvalues"].values, metrics.edge(midpoint)
+    rmsprop, midpoint = run["discrete"].to_dataset(), run["midpoint"].to_dataset()
+    step, values = rmsprop["step"].values, midpoint["eigenvalues"].values
+    edge = metrics.edge(run.children["midpoint"])
     fig, (above, below) = plt.subplots(2, 1, figsize=(7.6, 4.8), sharex=True, height_ratios=(2, 3))
     above.semilogy(step, rmsprop["loss"], color=COLORS["discrete"])
     above.set(ylabel="training loss")

@@ -26,7 +26,7 @@ def step_size(run: xr.DataTree) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    scalar, midpoint, n = run["discrete"], run["midpoint"], run.attrs["weights"]
+    scalar, midpoint, n = run["discrete"].to_dataset(), run["midpoint"].to_dataset(), run.attrs["weights"]
     step, values = scalar["step"].values, midpoint["eigenvalues"].values
     stable = 2 * n / (values[:, 0] * midpoint["p_sum"].values)  # 2/S, as the eigenvalue is S/p
     there = np.isfinite(stable)
@@ -73,7 +73,7 @@ def two_brakes(run: xr.DataTree) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    scalar, central, n = run["discrete"], run["central"], run.attrs["weights"]
+    scalar, central, n = run["discrete"].to_dataset(), run.children["central"], run.attrs["weights"]
     step, edge = scalar["step"].values, metrics.edge(central)
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.2))
     left.semilogy(step, n / scalar["p_sum"], color=COLORS["discrete"], lw=1, label="Scalar RMSProp")
