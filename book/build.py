@@ -102,7 +102,9 @@ def film(preset: experiments.Preset) -> None:
     there = Path(os.environ["CFLOWS_MEDIA"], f"{opening.NAME}.mp4").exists() and stamp_file.exists()
     if not there or stamp_file.read_text() != stamp:
         matplotlib.use("agg")
+        main = sys.modules["__main__"]
         figures.use_style()
+        sys.modules["__main__"] = main  # IPython has put its own there; this process is to find `execute`
         smallest = {"frames_per_step": 1, "steps": 10} if preset == "ci" else {}
         opening.opening(experiments.compute(experiment), **smallest)
         stamp_file.write_text(stamp)
