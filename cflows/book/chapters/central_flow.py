@@ -35,8 +35,8 @@ def stable_flow(run: xr.DataTree) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    rmsprop, stable = run["discrete"], run["stable"]
-    step, until = rmsprop["step"].values, 2 * metrics.stopped(stable)
+    rmsprop, stable = (run[name].to_dataset() for name in ("discrete", "stable"))
+    step, until = rmsprop["step"].values, 2 * metrics.stopped(run.children["stable"])
     seen = slice(0, until + 1)
     fig, (left, middle, right) = plt.subplots(1, 3, figsize=(7.8, 3), sharex=True)
     left.plot(step[seen], rmsprop["loss"][seen], color=COLORS["discrete"], label="RMSProp")
@@ -47,10 +47,10 @@ def stable_flow(run: xr.DataTree) -> Figure:
     middle.plot(step[seen], top[seen], color=COLORS["stable"])
     figures.threshold(middle, label="2")
     middle.set(title="effective sharpness", ylim=(0, None))
-    apart = run["distance"]["stable-discrete"]
+    apart = run["distance"].to_dataset()["stable-discrete"]
     right.plot(step[seen], apart[seen], color=COLORS["stable"])
     right.set(title="distance to RMSProp", ylim=(0, None))
-    figures.mark(fig.axes, int(step[min(metrics.edge(run["central"]), len(step) - 1)]))
+    figures.mark(fig.axes, int(step[min(metrics.edge(run.children["central"]), len(step) - 1)]))
     for ax in fig.axes:
         ax.set(xlabel="step", xlim=(step[0], step[seen][-1]))
     return fig
@@ -68,11 +68,11 @@ def valley(run: xr.DataTree):
     -------
     IPython.display.HTML
     """
-    rmsprop, central = run["discrete"], run["central"]
+    rmsprop, central = (run[name].to_dataset() for name in ("discrete", "central"))
     step, frames = rmsprop["step"].values, 5 if run.attrs["preset"] == SMALL else 160
     deviation = np.sqrt(central["variances"].values[:, 0])
     displacement = np.where(deviation > 0, central["displacements"].values[:, 0], np.nan)
-    begin = max(metrics.edge(central) - WINDOW // 2, 0)
+    begin = max(metrics.edge(run.children["central"]) - WINDOW // 2, 0)
     limit = 1.1 * np.nanmax(abs(displacement)) if np.isfinite(displacement).any() else 1.0
     fig = plt.figure(figsize=(6.2, 5.2))
     grid = fig.add_gridspec(2, 2, height_ratios=(3, 2))
@@ -164,8 +164,8 @@ def trace(resnet: xr.DataTree, perceptron: xr.DataTree) -> Figure:
     """
     fig, axes = plt.subplots(1, 2, figsize=(7.2, 2.9), sharey=True)
     for ax, run, name in zip(axes, (resnet, perceptron), ("ResNet", "perceptron"), strict=True):
-        central, actual = run["central"], smooth(run["discrete"]["loss"])
-        at = slice(metrics.edge(central), None)
+        rmsprop, central = (run[name].to_dataset() for name in ("discrete", "central"))
+        actual, at = smooth(rmsprop["loss"]), slice(metrics.edge(run.children["central"]), None)
         for variable, style, label in (("predicted_loss", "-", "with tr X"), ("loss", ":", "without")):
             off = smooth(central[variable]) / actual - 1
             ax.plot(central["step"][at], off[at], color=COLORS["central"], ls=style, label=label)
@@ -215,10 +215,11 @@ def numbers(run: xr.DataTree, count: int = 8) -> Styler:
     """
     import pandas as pd
 
-    central = run["central"]
+    rmsprop, central = (run[name].to_dataset() for name in ("discrete", "central"))
+    edge = metrics.edge(run.children["central"])
     values = central["eigenvalues"].interpolate_na("step").values
-    rows = np.linspace(metrics.edge(central), np.flatnonzero(np.isfinite(values[:, 0]))[-1], count).astype(int)
-    loss = {"loss": smooth(run["discrete"]["loss"])[rows], "predicted": smooth(central["predicted_loss"])[rows]}
+    rows = np.linspace(edge, np.flatnonzero(np.isfinite(values[:, 0]))[-1], count).astype(int)
+    loss = {"loss": smooth(rmsprop["loss"])[rows], "predicted": smooth(central["predicted_loss"])[rows]}
     spectrum = {f"λ{j + 1}": values[rows, j] for j in range(3)}
     variances = {f"1000 σ{j + 1}²": 1e3 * central["variances"].values[rows, j] for j in range(3)}
     table = pd.DataFrame(loss | spectrum | variances, index=pd.Index(rows, name="step"))

@@ -39,7 +39,7 @@ def variances(run: xr.DataTree):
     -------
     IPython.display.HTML
     """
-    central = run["central"]
+    central = run["central"].to_dataset()
     step, variance = central["step"].values, central["variances"].where(central["variances"] > 0).values
     shown = [j for j in range(min(3, variance.shape[1])) if np.isfinite(variance[:, j]).sum() > averaging.WIDTH] or [0]
     squares = np.where(np.isfinite(variance), central["displacements"].values ** 2, np.nan)
@@ -74,7 +74,8 @@ def variance_table(runs: Mapping[str, xr.DataTree]) -> Styler:
 
     rows = []
     for name, run in runs.items():
-        variance, displacement = (run["central"][x].values for x in ("variances", "displacements"))
+        central = run["central"].to_dataset()
+        variance, displacement = (central[x].values for x in ("variances", "displacements"))
         there = (variance > 0) & np.isfinite(displacement)
         predicted, actual = np.where(there, variance, 0), np.where(there, displacement**2, 0)
         for j in np.flatnonzero(there.any(axis=0)):
@@ -101,7 +102,7 @@ def squared_gradient(run: xr.DataTree):
     -------
     IPython.display.HTML
     """
-    rmsprop, central = run["discrete"], run["central"]
+    rmsprop, central = (run[name].to_dataset() for name in ("discrete", "central"))
     step = rmsprop["step"].values
     names = ("grad_norm_sq", "grad_norm_sq", "predicted_grad_norm_sq"), ("grad_sq", "grad_sq", "predicted_grad_sq")
     fig, axes = plt.subplots(4, 1, figsize=(6.2, 7.4), sharex=True)
@@ -140,7 +141,8 @@ def share(resnet: xr.DataTree, perceptron: xr.DataTree, rates: Mapping[float, xr
     """
     fig, (left, middle, right) = plt.subplots(1, 3, figsize=(8.2, 3.1))
     for ax, run, name in ((left, resnet, "ResNet"), (middle, perceptron, "perceptron")):
-        step, walls = run["central"]["step"].values, metrics.oscillation_share(run["central"])
+        central = run.children["central"]
+        step, walls = central.to_dataset()["step"].values, metrics.oscillation_share(central)
         ax.stackplot(step, 1 - walls, walls, colors=[FLOOR, WALLS], lw=0)
         ax.text(0.55, 0.6, "walls", transform=ax.transAxes, ha="center")
         pointer = {"arrowstyle": "-", "color": "black", "shrinkB": 0}
@@ -154,8 +156,9 @@ def share(resnet: xr.DataTree, perceptron: xr.DataTree, rates: Mapping[float, xr
     left.set_ylabel(r"share in $\|\nabla L\|^2$")
     styles = ("-", "--", ":")
     for (lr, run), style in zip(rates.items(), styles, strict=False):
-        floor = 1 - metrics.oscillation_share(run["central"])
-        right.semilogy(run["central"]["step"], floor, color=FLOOR, ls=style, label=rf"$\eta = {power(lr)}$")
+        central = run.children["central"]
+        floor = 1 - metrics.oscillation_share(central)
+        right.semilogy(central.to_dataset()["step"], floor, color=FLOOR, ls=style, label=rf"$\eta = {power(lr)}$")
     right.set(xlabel="step", title="floor, at three learning rates")
     right.yaxis.set_major_formatter(lambda x, _: f"{100 * x:g}%")
     right.legend(loc="best")
@@ -174,7 +177,7 @@ def nu(run: xr.DataTree):
     -------
     IPython.display.HTML
     """
-    rmsprop, central = run["discrete"], run["central"]
+    rmsprop, central = (run[name].to_dataset() for name in ("discrete", "central"))
     step = rmsprop["step"].values
     fig, axes = plt.subplots(3, 1, figsize=(6.2, 5.4), sharex=True)
     for ax, j in zip(axes, _weights(run), strict=True):
@@ -204,8 +207,8 @@ def nu_of_all_weights(run: xr.DataTree) -> Figure:
     matplotlib.figure.Figure
         The error is that of the weights that are there at all snapshots.
     """
-    taken = run["snapshots/central"]["step"].values
-    real, flow = (run[f"snapshots/{name}"]["nu"].values for name in ("discrete", "central"))
+    snapshots = [run[f"snapshots/{name}"].to_dataset() for name in ("discrete", "central")]
+    taken, (real, flow) = snapshots[1]["step"].values, (data["nu"].values for data in snapshots)
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.4))
     bins = {"gridsize": 50, "xscale": "log", "yscale": "log", "bins": "log", "mincnt": 1}
     left.hexbin(real[-1], flow[-1], cmap="Blues", lw=0.2, rasterized=True, **bins)
@@ -219,7 +222,7 @@ def nu_of_all_weights(run: xr.DataTree) -> Figure:
     right.plot(taken, middle, "o-", ms=3, color=COLORS["central"])
     right.set(xlabel="step", title=r"relative error of $\nu$", ylim=(0, 1.15 * high.max()))
     right.yaxis.set_major_formatter("{x:.0%}")
-    figures.mark([right], metrics.edge(run["central"]))
+    figures.mark([right], metrics.edge(run.children["central"]))
     return fig
 
 
@@ -235,10 +238,10 @@ def brakes(run: xr.DataTree) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    central = run["central"]
+    central = run["central"].to_dataset()
     step = central["step"].values
     rise, curvature, growth = (smooth(central[x]) for x in ("rise", "curvature_reduction", "nu_growth"))
-    part = smooth(metrics.curvature_share(central))
+    part = smooth(metrics.curvature_share(run.children["central"]))
     colors = [COLORS["growth"], COLORS["curvature"]]
     fig, (above, below) = plt.subplots(2, 1, figsize=(7.2, 4.8), sharex=True, height_ratios=(3, 2))
     above.stackplot(step, np.nan_to_num(growth), np.nan_to_num(curvature), colors=colors, lw=0)
@@ -269,8 +272,9 @@ def outputs(run: xr.DataTree) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    step, scores = run["discrete"]["step"].values, run["discrete"]["outputs"].values
-    mean, deviation = (run["central"][x].values for x in ("predicted_outputs", "output_deviations"))
+    rmsprop, central = (run[name].to_dataset() for name in ("discrete", "central"))
+    step, scores = rmsprop["step"].values, rmsprop["outputs"].values
+    mean, deviation = (central[x].values for x in ("predicted_outputs", "output_deviations"))
     fig, axes = plt.subplots(2, 2, figsize=(7.4, 4.6), sharex=True)
     for j, (ax, name) in enumerate(zip(axes.flat, CLASSES, strict=True)):
         band = 2 * np.sqrt(smooth(deviation[:, j] ** 2))
@@ -307,7 +311,7 @@ def power(x: float) -> str:
 
 def _weights(run: xr.DataTree) -> np.ndarray:
     """Positions of three of the recorded weights: those with the second, fifth and eighth largest ν."""
-    return np.argsort(run["discrete"]["nu"].mean("step").values)[::-1][list(RANKS)]
+    return np.argsort(run["discrete"].to_dataset()["nu"].mean("step").values)[::-1][list(RANKS)]
 
 
 def _scale(ax: Axes, title: str, top: float, bottom: float = 0.0) -> None:
