@@ -90,7 +90,7 @@ def mark(axes: Sequence[Axes], step: int) -> None:
         ax.axvline(step, color=COLORS["threshold"], lw=1, ls=":")
 
 
-def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, **style) -> None:
+def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, names: bool = True, **style) -> None:
     """Leading eigenvalues of the effective Hessian over time, each with its name where it is furthest from the others.
 
     Parameters
@@ -102,6 +102,8 @@ def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, 
         Names stand within the limits of the axes, if those are set.
     count : int
         How many of them to draw, at most.
+    names : bool
+        Whether to write them.
     **style
         Options of matplotlib's ``plot``.
     """
@@ -111,7 +113,8 @@ def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, 
     for j in range(count):
         seen = np.isfinite(values[:, j])
         ax.plot(steps[seen], values[seen, j], color=EIGENVALUES[j], zorder=10 - j, **style)
-        if (at := _apart(values[:, :count], j, limits)) is not None:
+        at = _apart(values[:, :count], j, limits) if names else None
+        if at is not None:
             place: dict[str, Any] = {
                 "xytext": (-2, 3),
                 "textcoords": "offset points",

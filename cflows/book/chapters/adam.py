@@ -139,11 +139,12 @@ def edges(runs: Mapping[str, xr.DataTree], names: Sequence[str] = ("adam-resnet"
     """
     fig, axes = plt.subplots(1, len(names), figsize=(8.4, 3.3), sharey=True)
     for ax, name in zip(axes, names, strict=True):
-        for process, style in (("midpoint", {"lw": 0.8, "alpha": 0.8}), ("central", {"lw": 2})):
-            node = runs[name][process]
-            figures.eigenvalues(ax, node["step"], node["eigenvalues"].values / node.attrs["threshold"], **style)
-        figures.threshold(ax, 1.0, label=r"$\theta$")
         ax.set(xlabel="step", title=NAMES[name], ylim=(0, 1.3))
+        for process, width in (("midpoint", 0.8), ("central", 2.0)):
+            node = runs[name][process]
+            values = node["eigenvalues"].values / node.attrs["threshold"]
+            figures.eigenvalues(ax, node["step"], values, names=process == "central", lw=width)
+        figures.threshold(ax, 1.0, label=r"$\theta$")
     axes[0].set_ylabel(r"eigenvalues of $P^{-1}H$, over $\theta$")
     return fig
 
