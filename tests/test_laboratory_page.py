@@ -122,7 +122,7 @@ def test_adam_has_its_momentum_and_its_threshold(visit):
 
 
 def test_the_keyboard_reaches_all(visit):
-    page = opened(visit, {"width": 8, "steps": 5})
+    page = opened(visit, {"width": 8, "optimizer": "adam", "steps": 5})
     page.evaluate("document.querySelector('.export').open = true")
     able = "main :is(button, select, input, summary, pre[tabindex]):not(:disabled)"
     wanted = page.locator(able).count()
