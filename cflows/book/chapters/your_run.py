@@ -58,9 +58,10 @@ def spike(losses: Float[np.ndarray, "steps"], seen: pd.DataFrame) -> Figure:
         above.semilogy(t, losses[first - 1 : last], color=COLORS["discrete"], lw=0.8)
         below.plot(there.index, there["ratio"], "o-", ms=2.5, lw=1, color=COLORS["average"])
         figures.threshold(below, 1, "1, the edge of stability" if first == 1 else "")
-        below.set(xlim=(first, last), xlabel="step", ylim=(0, 1.15 * max(1.0, seen["ratio"].max())))
+        below.set(xlim=(first, last), xlabel="step")
     for ax in axes[:, 0]:
         ax.axvspan(*about, color="#eeeeee", zorder=0)
+    axes[1, 0].set_ylim(0, 1.15 * max(1.0, seen["ratio"].max()))
     axes[0, 0].set(ylabel="loss of a batch", title="the whole run")
     axes[0, 1].set(title="about the largest spike")
     axes[1, 0].set_ylabel("eigenvalue over threshold")
