@@ -32,11 +32,11 @@ def test_a_spike_and_the_readings_about_it(worst):
     whole, about, ratios, near = your_run.spike(losses, seen).axes
     np.testing.assert_array_equal(whole.lines[0].get_ydata(), losses)
     np.testing.assert_array_equal(ratios.lines[0].get_ydata(), seen["ratio"])
-    t, y = about.lines[0].get_data()
+    t, y = (np.asarray(x, dtype=float) for x in about.lines[0].get_data())
     assert t[y.argmax()] == worst
     assert t[0] == max(1, worst - your_run.WINDOW)
     assert t[-1] == min(300, worst + your_run.WINDOW)
-    there = near.lines[0].get_xdata()
-    assert t[0] <= min(there) <= max(there) <= t[-1]
+    there = np.asarray(near.lines[0].get_xdata(), dtype=float)
+    assert t[0] <= there.min() <= there.max() <= t[-1]
     for ax in (ratios, near):
         np.testing.assert_array_equal(np.ravel(ax.lines[1].get_ydata())[:1], [1])
