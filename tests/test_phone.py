@@ -1,5 +1,7 @@
 """Figures drawn again for a phone, and the film of the first page."""
 
+import re
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -101,3 +103,21 @@ def test_the_film_of_the_first_page(monkeypatch, tmp_path):
     html = opening.opening(run, frames_per_step=1, steps=4).data
     assert opening.ALT.split(";")[0] in html
     assert (tmp_path / "opening.mp4").stat().st_size > 0
+
+
+def test_a_notebook_holds_both_drawings_of_a_figure(monkeypatch):
+    import IPython
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.core.pylabtools import select_figure_formats
+
+    shell = InteractiveShell()
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    select_figure_formats(shell, {"svg"})
+    phone.draw_both()
+    fig, _ = plt.subplots(1, 3, figsize=(8.2, 3.1))
+    drawn, _ = shell.display_formatter.format(fig)
+    sizes = {}
+    for kind in ("image/svg+xml", phone.MIME):
+        sizes[kind] = [float(x) for x in re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', drawn[kind]).groups()]  # type: ignore[union-attr]
+    assert sizes["image/svg+xml"][0] > 1.8 * sizes[phone.MIME][0]
+    assert sizes["image/svg+xml"][1] < sizes[phone.MIME][1]

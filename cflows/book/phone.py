@@ -106,8 +106,12 @@ def draw_both() -> None:
     from IPython import get_ipython
     from IPython.core.pylabtools import print_figure
 
+    formatter = get_ipython().display_formatter
+
     def both(fig: Figure, include=None, exclude=None) -> dict[str, str]:
+        # A printer of the one format would be asked after this one, and draw the figure as `restack` leaves it.
+        formatter.formatters["image/svg+xml"].pop(Figure, None)
         wide = print_figure(fig, "svg")
         return {"image/svg+xml": wide, MIME: print_figure(restack(fig), "svg")} if wide else {}
 
-    get_ipython().display_formatter.mimebundle_formatter.for_type(Figure, both)
+    formatter.mimebundle_formatter.for_type(Figure, both)
