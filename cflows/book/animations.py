@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from PIL import Image
 
 from . import media
@@ -109,14 +110,14 @@ def animation(
 
 
 def training_animation(fig: Figure, steps: int, frames: int, name: str, alt: str, fps: int = 20):
-    """An `animation` in which the curves of a figure that have a point for each step are drawn as training runs.
+    """An `animation` in which the curves of a figure, and the names beside them, appear as training runs.
 
     Parameters
     ----------
     fig : matplotlib.figure.Figure
-        With whole curves.
+        With whole curves over the step. What has two points or fewer stays as it is.
     steps : int
-        Number of points of the curves that grow; others stay as they are.
+        Number of steps.
     frames, name, alt, fps
         As of `animation`.
 
@@ -124,12 +125,16 @@ def training_animation(fig: Figure, steps: int, frames: int, name: str, alt: str
     -------
     IPython.display.HTML
     """
-    lines = [line for ax in fig.axes for line in ax.lines if np.size(line.get_xdata()) == steps]
+    lines = [line for ax in fig.axes for line in ax.lines if np.size(line.get_xdata()) > 2]
+    names = [text for ax in fig.axes for text in ax.texts if isinstance(text, Annotation)]
     curves = [np.asarray(line.get_data()) for line in lines]
+    whole = next(curve[0] for curve in curves if curve.shape[1] == steps)
 
     def draw(i: int) -> None:
-        until = round((i + 1) / frames * steps)
+        now = whole[round((i + 1) / frames * steps) - 1]
         for line, curve in zip(lines, curves, strict=True):
-            line.set_data(*curve[:, :until])
+            line.set_data(*curve[:, curve[0] <= now])
+        for text in names:
+            text.set_visible(text.xy[0] <= now)
 
-    return animation(fig, draw, frames, name, alt, fps, lines)
+    return animation(fig, draw, frames, name, alt, fps, [*lines, *names])
