@@ -53,15 +53,21 @@ def test_an_odd_size_is_made_even(monkeypatch, tmp_path):
 def test_a_training_animation_draws_the_curves_over_steps_and_nothing_else(monkeypatch):
     fig, ax = plt.subplots()
     (curve,), (line,) = ax.plot(range(10), range(10)), ax.plot([0, 9], [1, 1])
+    (sparse,) = ax.plot([3, 6, 9], [0, 1, 2])  # at some of the steps alone
+    name = ax.annotate("name", (6, 1))
     seen = []
     monkeypatch.setattr(animations, "animation", lambda fig, draw, frames, *rest: seen.extend((draw, frames)))
     animations.training_animation(fig, 10, 5, "name", "alt")
     draw, count = seen
-    lengths = []
+    lengths, few, named = [], [], []
     for i in range(count):
         draw(i)
         lengths.append(len(curve.get_xdata()))
+        few.append(len(sparse.get_xdata()))
+        named.append(name.get_visible())
     assert lengths == [2, 4, 6, 8, 10]
+    assert few == [0, 1, 1, 2, 3]
+    assert named == [False, False, False, True, True]
     assert len(line.get_xdata()) == 2
 
 

@@ -105,6 +105,19 @@ def test_the_film_of_the_first_page(monkeypatch, tmp_path):
     assert (tmp_path / "opening.mp4").stat().st_size > 0
 
 
+def test_a_wide_legend_of_the_figure_gets_fewer_columns():
+    fig, axes = plt.subplots(2, 4, figsize=(9, 4))
+    lines = [axes[0, 0].plot([0, i], label=f"a curve with a name, {i}")[0] for i in range(4)]
+    fig.legend(handles=lines, loc="outside lower center", ncols=4)
+    phone.restack(fig)
+    fig.canvas.draw()
+    (legend,) = fig.legends
+    box = legend.get_window_extent()
+    assert box.width <= fig.bbox.width
+    assert box.y1 <= min(ax.get_window_extent().y0 for ax in fig.axes)
+    assert [text.get_text() for text in legend.get_texts()] == [line.get_label() for line in lines]
+
+
 def test_a_notebook_holds_both_drawings_of_a_figure(monkeypatch):
     import IPython
     from IPython.core.interactiveshell import InteractiveShell

@@ -129,10 +129,11 @@ class Claim:
         look = {"holds": "holds", "falls short": "short", "not asked": "open"}[self.verdict]
         of = f"({escape(self.of)}) " if self.of else ""
         title = f' title="{escape(self.statistic)}"' if self.statistic else ""
+        rest = f"<br>{escape(self._rest().strip())}" if self._rest() else ""
         html = (
             f'<p class="claim {look}" id="claim-{escape(self.id)}"{title}>'
             f"<strong>{self.verdict}</strong> {of}{escape(self.claim)}: <strong>{value}</strong> "
-            f"<span>(claimed: {escape(threshold)})</span>{escape(self._rest())}</p>"
+            f"<span>(claimed: {escape(threshold)})</span>{rest}</p>"
         )
         return {"text/plain": str(self), "text/html": html}, {KEY: self.as_json()}
 

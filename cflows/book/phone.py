@@ -70,6 +70,7 @@ def restack(fig: Figure) -> Figure:
     fig.set_size_inches(WIDTH, total)
     for ax in fig.axes:
         _move_legend(ax)
+    _narrow_legends(fig)
     return fig
 
 
@@ -99,6 +100,22 @@ def _move_legend(ax: Axes) -> None:
     if box.width * box.height > MAX_LEGEND * panel.width * panel.height or box.width > 0.8 * panel.width:
         legend.set_loc("upper left")
         legend.set_bbox_to_anchor((0, -0.28 if ax.get_xlabel() else -0.16), transform=ax.transAxes)
+
+
+def _narrow_legends(fig: Figure) -> None:
+    """Legends of the figure that are wider than a phone, in two columns or one."""
+    for legend in [*fig.legends]:
+        if legend.get_window_extent().width <= fig.bbox.width:
+            continue
+        names = [text.get_text() for text in legend.get_texts()]
+        size, above = legend.get_texts()[0].get_fontsize(), legend.get_window_extent().y0 > fig.bbox.height / 2
+        legend.remove()
+        place = "outside upper left" if above else "outside lower center"
+        for columns in (2, 1):
+            narrow = fig.legend(legend.legend_handles, names, loc=place, ncols=columns, fontsize=size)
+            if columns == 1 or narrow.get_window_extent().width <= fig.bbox.width:
+                break
+            narrow.remove()
 
 
 def draw_both() -> None:
