@@ -23,7 +23,7 @@ def page(rows: Sequence[dict]) -> str:
         "The source is the chapter on RMSProp of {cite:t}`cohen2025`. Its figures are in the left column, in its order "
         "and in our words. Beside each is the figure here that answers it, and how many of the claims hold that belong "
         "to it. Where one falls short, the reason stands below. The limits of all claims are on the "
-        "[scorecard](scorecard).",
+        "{ref}`scorecard <scorecard>`.",
         "",
         "```{raw} html",
         '<div class="scorecard-wrap"><table class="scorecard source">',

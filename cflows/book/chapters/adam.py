@@ -21,7 +21,17 @@ NAMES = {"adam-mlp": "perceptron", "adam-cnn": "CNN", "adam-resnet": "ResNet", "
 
 
 def threshold(beta1: float) -> float:
-    """θ of equation :eq:`eq-adam-threshold`."""
+    """θ of equation :eq:`eq-adam-threshold`.
+
+    Parameters
+    ----------
+    beta1 : float
+        β₁.
+
+    Returns
+    -------
+    float
+    """
     return 2 * (1 + beta1) / (1 - beta1)
 
 
