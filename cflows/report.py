@@ -35,8 +35,9 @@ def _trusted(flow: xr.DataTree) -> float:
 
 
 def _jump(optimizer: xr.DataTree) -> float:
-    nu = optimizer.to_dataset()["nu_sum"].values
-    return float(np.nanmax(nu[1:] / nu[:-1], initial=0.0))
+    nu = optimizer.to_dataset()["nu_sum"].values.astype(float)
+    nu = nu[nu > 0]  # gradient descent has none, and a run that diverges none that is a number at its end
+    return float(np.max(nu[1:] / nu[:-1])) if len(nu) > 1 else math.nan
 
 
 def _penalty(flow: xr.DataTree) -> float:
@@ -152,7 +153,7 @@ def summary(run: xr.DataTree) -> Summary:
     known = eigenvalues[np.isfinite(eigenvalues).any(axis=1)]
     said = []
     if found["edge"] >= len(eigenvalues):
-        top = f"; the largest eigenvalue of P⁻¹H is {known[-1].max():.3g} at the end" if len(known) else ""
+        top = f"; the largest eigenvalue of P⁻¹H is {np.nanmax(known[-1]):.3g} at the end" if len(known) else ""
         said.append(f"the edge is not reached in {len(eigenvalues)} steps{top}")
     else:
         said.append(f"edge at step {found['edge']:.0f}")

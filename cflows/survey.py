@@ -191,17 +191,18 @@ def verify(file: str | Path, device: str | torch.device = "auto", row: int | Non
         If the file is not that of the present definitions, data and algorithm.
     """
     table = store.load(file).to_dataset()
-    if Path(file).name != (name := path(table.attrs["preset"]).name):
+    if Path(file).name != (name := path(preset := table.attrs.get("preset", "laptop")).name):
         raise ValueError(f"{file} is not the survey of the present definitions and algorithm, which is {name}")
-    chosen = runs(table.attrs["preset"])
+    chosen = runs(preset)
     if row is None:
         calm = np.flatnonzero(~(table["jump"].values > CALM)).tolist() or range(len(chosen))
         row = calm[date.today().toordinal() % len(calm)]
-    found, _ = _row(chosen[row], str(store.device(device)), anew=True)
+    found, failure = _row(chosen[row], str(store.device(device)), anew=True)
     stored = {name: float(table[name][row]) for name in (*report.STATISTICS, *PROGRAM) if name not in EXTREMES}
     which = ", ".join(f"{name} {table[name].values[row]}" for name in table.coords)
+    why = f" ({failure})" if failure else ""
     return [
-        f"{which}: {name} is {now:.4g} now, and {before:.4g} in the file"
+        f"{which}: {name} is {now:.4g} now{why}, and {before:.4g} in the file"
         for name, before in stored.items()
         if not np.isclose(now := found.get(name, math.nan), before, RELATIVE, ABSOLUTE, equal_nan=True)
     ]

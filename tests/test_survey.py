@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 import cflows
 from cflows import files, report, store, survey
@@ -53,6 +54,15 @@ def test_a_survey_is_kept_and_goes_on_where_it_was(monkeypatch, cache, capsys):
     monkeypatch.setattr(survey, "runs", lambda preset="laptop": [SMALL, SMALL.change(seed=1, bias_correction=False)])
     assert main(["survey"]) == 0
     assert capsys.readouterr().out.endswith(f"{survey.path()}\n")
+
+
+def test_gradient_descent_has_no_nu_that_jumps():
+    w = torch.tensor([0.1, 9.7], dtype=torch.float64)
+    f = cflows.Objective(lambda w: 0.5 * w[1] * w[0] ** 2 - 0.01 * w[1], w)
+    run = cflows.simulate(f, cflows.GradientDescent(0.2), 30, ("discrete", "central"), progress=False)
+    said = cflows.summary(run)
+    assert math.isnan(said.numbers["jump"])
+    assert "nan" not in said.text
 
 
 def test_a_run_that_fails_has_a_reason(monkeypatch, cache):
