@@ -1,6 +1,9 @@
 """Figures drawn again for a phone, and the film of the first page."""
 
+import os
 import re
+import subprocess
+import sys
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -47,6 +50,27 @@ def test_small_panels_stay_beside_each_other_as_many_as_fit():
     assert one.x1 < two.x0
     assert one.y0 > three.y1
     assert three.x1 < four.x0
+
+
+SHELL = """
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+import matplotlib.pyplot as plt
+from cflows.book import figures, phone
+figures.use_style()
+figures.use_style()
+fig, _ = plt.subplots(1, 3, figsize=(7.8, 2.9))
+data, _ = shell.display_formatter.format(fig)
+print(*(data[kind].split('viewBox="0 0 ')[1].split()[0] for kind in ("image/svg+xml", phone.MIME)))
+"""
+
+
+def test_a_notebook_holds_a_wide_and_a_narrow_drawing(tmp_path):
+    env = os.environ | {"CFLOWS_MEDIA": str(tmp_path), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    ran = subprocess.run([sys.executable, "-c", SHELL], env=env, capture_output=True, text=True, check=True)
+    wide, narrow = map(float, ran.stdout.split())
+    assert wide > 500
+    assert narrow < 300
 
 
 def test_twins_stay_together():

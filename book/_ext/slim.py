@@ -102,9 +102,16 @@ def slim(app, exception):
         characters |= {ord(c) for text in re.findall(r'(?:content|--fa): ?"([^"\\]+)"', style) for c in text}
     for font in {*site.rglob("*.woff"), *site.rglob("*.ttf")} - {*site.rglob("*_Zero.woff")}:
         shrink(font, characters)
-    for figure in site.glob("_images/*.svg"):  # coordinates of curves, in points
-        text = re.sub(r' d="[^"]*"', lambda d: re.sub(r"(\.\d\d)\d+", r"\1", d[0]), figure.read_text())
-        figure.write_text(text)
+    for figure in site.glob("_images/*.svg"):
+        text = re.sub(r' d="[^"]*"', lambda d: short(d[0]), figure.read_text())
+        figure.write_text(re.sub(r"\n\s+", "\n", text))
+
+
+def short(path: str) -> str:
+    """A path of a drawing, its coordinates to a tenth of a point (of small marks to a hundredth), without spaces."""
+    digits = 1 if len(path) > 400 else 2
+    path = re.sub(r"-?\d+\.\d+", lambda x: f"{float(x[0]):.{digits}f}".rstrip("0").rstrip("."), path)
+    return re.sub(r"\s*([MLQCHVZ])\s*", r"\1", path)
 
 
 def setup(app):

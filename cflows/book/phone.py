@@ -121,14 +121,13 @@ def _narrow_legends(fig: Figure) -> None:
 def draw_both() -> None:
     """In a notebook, let each figure that is shown be drawn twice; it is left as `restack` leaves it."""
     from IPython import get_ipython
+    from IPython.core.formatters import BaseFormatter
     from IPython.core.pylabtools import print_figure
 
-    formatter = get_ipython().display_formatter
+    class Phone(BaseFormatter):
+        format_type, print_method = MIME, "_repr_phone_"
 
-    def both(fig: Figure, include=None, exclude=None) -> dict[str, str]:
-        # A printer of the one format would be asked after this one, and draw the figure as `restack` leaves it.
-        formatter.formatters["image/svg+xml"].pop(Figure, None)
-        wide = print_figure(fig, "svg")
-        return {"image/svg+xml": wide, MIME: print_figure(restack(fig), "svg")} if wide else {}
-
-    formatter.mimebundle_formatter.for_type(Figure, both)
+    formatters = get_ipython().display_formatter.formatters
+    formatters.pop(MIME, None)
+    formatters[MIME] = Phone()  # the last one: by then the wide drawing is made
+    formatters[MIME].for_type(Figure, lambda fig: print_figure(restack(fig), "svg"))
