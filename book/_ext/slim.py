@@ -110,8 +110,8 @@ def slim(app, exception):
 def short(path: str) -> str:
     """A path of a drawing, its coordinates to a tenth of a point (of small marks to a hundredth), without spaces."""
     digits = 1 if len(path) > 400 else 2
-    path = re.sub(r"-?\d+\.\d+", lambda x: f"{float(x[0]):.{digits}f}".rstrip("0").rstrip("."), path)
-    return re.sub(r"\s*([MLQCHVZ])\s*", r"\1", path)
+    path = re.sub(r"-?\d+\.\d+", lambda x: f"{round(float(x[0]), digits):g}", path)
+    return re.sub(r"\s*([MLQCHVz])\s*", r"\1", path)
 
 
 def setup(app):
