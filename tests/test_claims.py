@@ -84,7 +84,8 @@ def claim(id, value, why="", limit="< 1", **options):
     return claims.Claim(id, 7, f"<{id}> & more", value, limit, figure="fig-a", why=why, **options)
 
 
-def test_the_scorecard_is_what_the_notebooks_computed(tmp_path):
+def test_the_scorecard_is_what_the_notebooks_computed(tmp_path, monkeypatch):
+    monkeypatch.setitem(scorecard.ROWS, 99, {"of": "beyond", "shows": "nothing yet", "open": "all of it"})
     one = notebook(tmp_path / "01-one.ipynb", claim("a", 0.5), claim("b", 2.0, "Too large."))
     two = notebook(
         tmp_path / "02-two.ipynb",
