@@ -6,7 +6,7 @@ that suits the reader's screen.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -110,9 +110,9 @@ def _narrow_legends(fig: Figure) -> None:
         names = [text.get_text() for text in legend.get_texts()]
         size, above = legend.get_texts()[0].get_fontsize(), legend.get_window_extent().y0 > fig.bbox.height / 2
         legend.remove()
-        place = "outside upper left" if above else "outside lower center"
+        place: Any = "outside upper left" if above else "outside lower center"
         for columns in (2, 1):
-            narrow = fig.legend(legend.legend_handles, names, loc=place, ncols=columns, fontsize=size)
+            narrow = fig.legend([*filter(None, legend.legend_handles)], names, loc=place, ncols=columns, fontsize=size)
             if columns == 1 or narrow.get_window_extent().width <= fig.bbox.width:
                 break
             narrow.remove()
