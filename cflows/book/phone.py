@@ -110,9 +110,15 @@ def _narrow_legends(fig: Figure) -> None:
         names = [text.get_text() for text in legend.get_texts()]
         size, above = legend.get_texts()[0].get_fontsize(), legend.get_window_extent().y0 > fig.bbox.height / 2
         legend.remove()
-        place = "outside upper left" if above else "outside lower center"
+        handles = [handle for handle in legend.legend_handles if handle is not None]
         for columns in (2, 1):
-            narrow = fig.legend(legend.legend_handles, names, loc=place, ncols=columns, fontsize=size)
+            narrow = fig.legend(
+                handles,
+                names,
+                ncols=columns,
+                fontsize=size,
+                loc="outside upper left" if above else "outside lower center",
+            )
             if columns == 1 or narrow.get_window_extent().width <= fig.bbox.width:
                 break
             narrow.remove()
