@@ -6,7 +6,7 @@ that suits the reader's screen.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -110,9 +110,15 @@ def _narrow_legends(fig: Figure) -> None:
         names = [text.get_text() for text in legend.get_texts()]
         size, above = legend.get_texts()[0].get_fontsize(), legend.get_window_extent().y0 > fig.bbox.height / 2
         legend.remove()
-        place: Any = "outside upper left" if above else "outside lower center"
+        handles = [handle for handle in legend.legend_handles if handle is not None]
         for columns in (2, 1):
-            narrow = fig.legend([*filter(None, legend.legend_handles)], names, loc=place, ncols=columns, fontsize=size)
+            narrow = fig.legend(
+                handles,
+                names,
+                ncols=columns,
+                fontsize=size,
+                loc="outside upper left" if above else "outside lower center",
+            )
             if columns == 1 or narrow.get_window_extent().width <= fig.bbox.width:
                 break
             narrow.remove()
@@ -121,13 +127,14 @@ def _narrow_legends(fig: Figure) -> None:
 def draw_both() -> None:
     """In a notebook, let each figure that is shown be drawn twice; it is left as `restack` leaves it."""
     from IPython import get_ipython
-    from IPython.core.formatters import BaseFormatter
     from IPython.core.pylabtools import print_figure
 
-    class Phone(BaseFormatter):
-        format_type, print_method = MIME, "_repr_phone_"
+    formatter = get_ipython().display_formatter
 
-    formatters = get_ipython().display_formatter.formatters
-    formatters.pop(MIME, None)
-    formatters[MIME] = Phone()  # the last one: by then the wide drawing is made
-    formatters[MIME].for_type(Figure, lambda fig: print_figure(restack(fig), "svg"))
+    def both(fig: Figure, include=None, exclude=None) -> dict[str, str]:
+        # A printer of the one format would be asked after this one, and draw the figure as `restack` leaves it.
+        formatter.formatters["image/svg+xml"].pop(Figure, None)
+        wide = print_figure(fig, "svg")
+        return {"image/svg+xml": wide, MIME: print_figure(restack(fig), "svg")} if wide else {}
+
+    formatter.mimebundle_formatter.for_type(Figure, both)
