@@ -88,11 +88,12 @@ def simulate(
         times ``accuracy``, three times that for those below 1.8, and 0.1 as long as it is beyond the edge. An
         eigenvalue's own error is of the order of the square.
     substeps : int
-        Steps of the central flow in a unit of time, at least; more are taken where the flow bends, an eigenvalue λ is
-        large (⌈λ/2.5⌉), or one has left 2 by more than 0.01 within a unit of time. Where one is above 2 from the start,
-        the oscillation is made such as to lower it by at least 0.2 a unit of time until it is 2. As long as one has
-        never been below 2.1, the flow is simplified: the eight largest eigenvalues are lowered, each by itself. The
-        flow ends where nothing would lower one (a quadratic loss under gradient descent), or at λ = 1000.
+        Steps of the central flow in a unit of time, at least, and with momentum of all flows. More are taken where the
+        flow bends, an eigenvalue λ is large (⌈λ/2.5⌉), or one has left 2 by more than 0.01 within a unit of time. Where
+        one is above 2 from the start, the oscillation is made such as to lower it by at least 0.2 a unit of time until
+        it is 2. As long as one has never been below 2.1, the flow is simplified: the eight largest eigenvalues are
+        lowered, each by itself. The flow ends where nothing would lower one (a quadratic loss under gradient descent),
+        or at λ = 1000.
     coords : sequence of int
         Weights whose squared gradient and ν are recorded at every step.
     outputs : callable, Tensor (n,) -> Tensor (m,), optional

@@ -226,6 +226,9 @@ def test_adam_below_its_edge_is_near_its_stable_flow():
         steps = (tree["stable"]["loss"].values - loss)[-1] / np.gradient(loss)[-1]
         assert abs(steps) < 0.5
         np.testing.assert_allclose(tree["central"]["loss"], tree["stable"]["loss"], rtol=1e-6)
+    fine = simulate(f, opt, 60, ("stable", "central"), burn_in=30, substeps=8, progress=False)
+    np.testing.assert_allclose(fine["central"]["loss"], fine["stable"]["loss"], rtol=1e-6)
+    assert abs(fine["stable"]["loss"] / tree["stable"]["loss"] - 1).max() > 1e-7  # those of two steps
 
 
 def test_quadratic_against_the_matrix_exponential():

@@ -155,7 +155,8 @@ class Flow(Process):
     def steps_due(self, top: float, most: float) -> int:
         """Steps in a unit of time that a largest eigenvalue asks for; ``most`` is that of λ dt without momentum."""
         if self.opt.memory:
-            return math.ceil(max(leapfrog.STEPS * max(top / self.opt.threshold, 1.0) ** 0.5, 1.0))
+            least = max(float(self.settings.substeps), 1.0)
+            return math.ceil(max(leapfrog.STEPS * max(top / self.opt.threshold, 1.0) ** 0.5, least))
         return math.ceil(top / most)
 
     def first_step(self, seen: Observation, dt: float, critical=None, modes=None) -> tuple[flows.Step, float]:
