@@ -44,7 +44,7 @@ def film(monkeypatch):
     """The figure of the last film, and its function that draws a frame."""
     kept: dict = {}
 
-    def animation(fig, draw, frames, name, alt, fps=25):
+    def animation(fig, draw, frames, name, alt, fps=25, moving=()):
         kept.update(fig=fig, draw=draw, frames=frames)
         return HTML(name)
 
