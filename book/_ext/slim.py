@@ -103,8 +103,18 @@ def slim(app, exception):
     for font in {*site.rglob("*.woff"), *site.rglob("*.ttf")} - {*site.rglob("*_Zero.woff")}:
         shrink(font, characters)
     for figure in site.glob("_images/*.svg"):
-        text = re.sub(r' d="[^"]*"', lambda d: short(d[0]), figure.read_text())
-        figure.write_text(re.sub(r"\n\s+", "\n", text))
+        figure.write_text(light(figure.read_text()))
+
+
+def light(drawing: str) -> str:
+    """A drawing without comments, names that nothing refers to, and digits that nobody sees."""
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    named = set(re.findall(r"#([\w-]+)", text))
+    text = re.sub(r' id="([\w-]+)"', lambda name: name[0] if name[1] in named else "", text)
+    text = re.sub(r' d="[^"]*"', lambda path: short(path[0]), text)
+    place = r' [xy]="[^"]*"|translate\([^)]*\)'
+    text = re.sub(place, lambda at: re.sub(r"(\.\d\d)\d+", r"\1", at[0]), text)
+    return re.sub(r"\s*\n\s*", "\n", text)
 
 
 def short(path: str) -> str:

@@ -182,6 +182,7 @@ def ten_weights(run: xr.DataTree, solved: xr.Dataset) -> Figure:
         ax.set(yscale="log", ylim=(middle / factor / 1.5, middle * factor * 1.5))
         ax.set_title(f"weight {int(solved['coord'][j]):,}", fontsize=9)
         ax.tick_params(labelsize=8)
+        ax.minorticks_off()
     figures.mark(axes.ravel().tolist(), edge)
     for ax in axes.flat[len(order) :]:
         ax.set_visible(False)
