@@ -302,7 +302,7 @@ def power(x: float) -> str:
     Examples
     --------
     >>> power(3e-5), power(1e-4)
-    ('3\\\\times10^{-5}', '10^{-4}')
+    ('3\\times10^{-5}', '10^{-4}')
     """
     exponent = math.floor(math.log10(x) + 1e-9)
     digits = f"{x / 10**exponent:.2g}"
