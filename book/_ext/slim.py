@@ -114,6 +114,7 @@ def light(drawing: str) -> str:
     text = re.sub(r' d="[^"]*"', lambda path: short(path[0]), text)
     place = r' [xy]="[^"]*"|translate\([^)]*\)'
     text = re.sub(place, lambda at: re.sub(r"(\.\d\d)\d+", r"\1", at[0]), text)
+    text = re.sub(r' style="[^"]*"', lambda style: re.sub(r"([:;]) ", r"\1", style[0]), text)
     return re.sub(r"\s*\n\s*", "\n", text)
 
 
