@@ -50,7 +50,7 @@ def diagonal_and_rank_20(n, lr):
     )
 
     def hvp(V):
-        return d[:, None] * V + R @ (R.T @ V) / n
+        return torch.addmm(d[:, None] * V, R, R.T @ V, alpha=1 / n)
 
     return report(stationary.solve(hvp, g, lr, tol=1e-6, max_products=50_000, remember=0))
 

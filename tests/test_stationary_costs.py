@@ -16,12 +16,12 @@ from cflows import ConvergenceError, Objective, stationary
 from cflows.stationary import certificate, interior_point, low_rank
 
 
-def low_rank_problem(direct=False):
+def low_rank_problem(n=400, scales=(3.0, 2, 1, 1, 1), **options):
     """A diagonal plus a matrix of low rank."""
     rng = np.random.default_rng(0)
-    R = torch.from_numpy(rng.standard_normal((400, 5))) * torch.tensor([3.0, 2, 1, 1, 1])
-    d, g = torch.from_numpy(rng.uniform(0, 1, 400)), rng.standard_normal(400)
-    return lambda V: d[:, None] * V + R @ (R.T @ V) / 400, g, 3.0, {"remember": 0} if direct else {}
+    R = torch.from_numpy(rng.standard_normal((n, len(scales)))) * torch.tensor(scales)
+    d, g = torch.from_numpy(rng.uniform(0, 1, n)), rng.standard_normal(n)
+    return lambda V: d[:, None] * V + R @ (R.T @ V) / n, g, 3.0, options
 
 
 def clustered():
@@ -72,7 +72,7 @@ def graded():
 
 PROBLEMS = {
     "low rank": low_rank_problem,
-    "low rank, direct": lambda: low_rank_problem(direct=True),
+    "low rank, direct": lambda: low_rank_problem(4_000, 20 * [1.0], remember=0),
     "clustered": clustered,
     "indefinite": indefinite,
     "negative": negative,
@@ -82,7 +82,7 @@ PROBLEMS = {
 }
 LIMITS = {  # products, rounds, products with the model
     "low rank": (51, 12, 800),
-    "low rank, direct": (225, 3, 0),
+    "low rank, direct": (3500, 4, 0),
     "clustered": (93, 11, 2500),
     "indefinite": (150, 14, 4200),
     "negative": (100, 30, 1500),  # 10 to 26 rounds and up to 1,400 products, as the rounding of a processor has it
@@ -124,8 +124,10 @@ def test_costs_of_a_converged_solution(name, monkeypatch):
 @pytest.mark.parametrize(
     ("constant", "value", "name"),
     [
-        ("COLUMNS", 1, "low rank, direct"),
-        ("COLUMNS", 9, "low rank, direct"),
+        ("COLUMNS", 1, "clustered"),
+        ("COLUMNS", 9, "clustered"),
+        ("DIRECT_COLUMNS", 3, "low rank, direct"),
+        ("DIRECT_COLUMNS", 72, "low rank, direct"),
         ("NEGLIGIBLE_GAIN", 0.0, "low rank, direct"),
         ("GAP_REDUCTION", 1 / 15, "low rank"),
         ("GAP_REDUCTION", 5 / 3, "network, float32"),
@@ -134,10 +136,10 @@ def test_costs_of_a_converged_solution(name, monkeypatch):
         ("MIN_NEW_SHARE", 0.9, "network, first term"),
         ("SMALL_ENTRY", math.inf, "graded"),
         ("MAX_STALLED", 1, "indefinite"),
-        ("MAX_STALLED", 12, "negative"),
+        ("MAX_STALLED", 30, "negative"),
         ("CYCLE", 4, "network, float32"),
         ("CYCLE", 100, "low rank, direct"),
-        ("HISTORY", 1, "low rank, direct"),
+        ("HISTORY", 20, "low rank, direct"),
         ("MAX_CYCLES", 125, "negative"),
         ("MISSED_SHARE", 2e-7, "network, float32"),
     ],

@@ -117,23 +117,25 @@ def largest_unseen(
     w = torch.as_tensor(generator.standard_normal(n), dtype=p.dtype, device=p.device)
     w = w - seen @ (seen.T @ w)
     growth = math.acosh(math.sqrt(n / MISSED_SHARE))  # of C: cosh((m - 1) t) ≤ √(n/δ)
-    vectors: list[Tensor] = []
+    basis = w.new_empty(8, n)  # rows; twice as many whenever they are full
     diagonal: list[float] = []
     beside: list[float] = []
     while True:
-        norm = float(w.norm())
-        vectors.append(w / norm)
-        basis, m = torch.stack(vectors, 1), len(vectors)
-        w = product((vectors[-1] / root)[:, None])[:, 0] / root
-        diagonal.append(float(vectors[-1] @ w))
+        m = len(diagonal) + 1
+        if m > len(basis):
+            basis = torch.cat([basis, torch.empty_like(basis)])
+        basis[m - 1] = w / w.norm()
+        known = basis[:m].T
+        w = product((known[:, -1] / root)[:, None])[:, 0] / root
+        diagonal.append(float(known[:, -1] @ w))
         for _ in range(2):
-            w = w - seen @ (seen.T @ w) - basis @ (basis.T @ w)
+            w = w - seen @ (seen.T @ w) - known @ (known.T @ w)
         theta, Y = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
         low, high = float(theta[0]), float(theta[-1])
         norm = float(w.norm())
         complete = m + U.shape[1] >= n or norm <= 1e-10 * max(abs(low), abs(high), 1e-300)
         if high > limit:
-            return high, (basis @ torch.as_tensor(Y[:, -1:].copy(), dtype=p.dtype, device=p.device)) / root[:, None]
+            return high, (known @ torch.as_tensor(Y[:, -1:].copy(), dtype=p.dtype, device=p.device)) / root[:, None]
         bound = high if complete else math.inf
         if not complete and m > 1:
             bound = (low + high) / 2 + (high - low) / 2 * math.cosh(growth / (m - 1))

@@ -16,7 +16,8 @@ from ..errors import DivergenceError
 from .certificate import Solution, certify_scaled, largest_unseen
 from .interior_point import solve_dense
 
-COLUMNS = 3  # of a random start; with 1 or 9 a tenth to twice as many products more, where none are remembered
+COLUMNS = 3  # of a random start
+DIRECT_COLUMNS = 24  # where no products are remembered: 3 miss directions at first, 72 cost more than they find
 NEGLIGIBLE_GAIN = 0.01  # share of the gap below which a gain of the dual ends an ascent and a column is dropped
 SMALL_ENTRY = 0.1  # a column with a larger one stays, whatever it gains: where P is small, single rows rest on it
 GAP_REDUCTION = 1 / 3  # residual of eigenpairs over the last gap: a fifth costs products, five times it rounds
@@ -24,11 +25,11 @@ ERROR_SHARE = 0.25  # of the tolerance, for residuals and for unseen eigenvalues
 ROUNDINGS = 100  # rounding error of residuals, in units of machine precision
 MIN_P = 1e-6  # relative to the mean: keeps P positive where g and HV vanish; any small value does
 MIN_NEW_SHARE = 0.5  # of an eigenvector outside the span of V, for it to become a column; 0.9 starves V, 0 floods it
-MAX_STALLED = 5  # rounds without a smaller gap: 1 ends too early, 12 cost rounds and find nothing
+MAX_STALLED = 5  # rounds without a smaller gap: 1 ends too early, 30 cost rounds and find nothing
 MAX_GAP_GROWTH = 2.0  # where a new direction is found: beyond it earlier gaps had missed the direction
 MAX_ROUNDS = 100  # some 10 suffice
 CYCLE = 20  # iterations between two evaluations of the gain: 4 end ascents too early, 100 too late
-HISTORY = 5  # of L-BFGS: 1 costs a twentieth more products, 20 save none
+HISTORY = 3  # of L-BFGS: 20 save nothing and take memory
 MAX_CYCLES = 25  # of an ascent, for those to P = 0 that do not end
 
 
@@ -97,8 +98,9 @@ def solve_low_rank(
     """
     n = len(b)
     generator = np.random.default_rng(n)
-    random = torch.as_tensor(generator.standard_normal((n, COLUMNS + 1)), dtype=b.dtype, device=b.device)
-    V, spare = random[:, :COLUMNS], random[:, COLUMNS:]
+    columns = min(COLUMNS if H.most else DIRECT_COLUMNS, max_rank)
+    random = torch.as_tensor(generator.standard_normal((n, columns + 1)), dtype=b.dtype, device=b.device)
+    V, spare = random[:, :columns], random[:, columns:]
     V = (V / V.norm(dim=1, keepdim=True) / 2 if start is None else start)[:, :n]
     residual = max(tol * ERROR_SHARE, ROUNDINGS * torch.finfo(H.like.dtype).eps)
     best: Solution | None = None
@@ -175,28 +177,35 @@ def ascend(
     A row of norm c turns by its gradient over c². With c = √pᵢ this preconditions the ascent: the dual has a curvature
     of pᵢ along row i.
     """
-    s = (1 - V.square().sum(1, keepdim=True)).clamp(min=1e-12).sqrt()  # at s = 0 the dual has no gradient
-    unit = p.mean()  # L-BFGS has absolute tolerances
-    Y = (torch.cat([V, s], dim=1) * (p / unit).sqrt()[:, None]).requires_grad_()
+    s = (1 - V.square().sum(1)).clamp(min=1e-12).sqrt()  # at s = 0 the dual has no gradient
+    unit = float(p.mean())  # L-BFGS has absolute tolerances
+    Y = (torch.cat([V.T, s[None]]) * (p / unit).sqrt()).requires_grad_()  # a column for each weight: fast on whole rows
+    Y.grad = slope = torch.empty_like(Y)
     optimizer = torch.optim.LBFGS(
         [Y], max_iter=CYCLE, history_size=HISTORY, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
     )
+    N, b = torch.empty_like(Y), b / unit
 
+    @torch.no_grad()
     def closure() -> Tensor:
-        norm = Y.detach().norm(dim=1, keepdim=True)
-        N = Y.detach() / norm
-        V, s = N[:, :-1], N[:, -1]
-        HV = product(V)
-        slope = -torch.cat([HV, 2 * b[:, None]], dim=1) / unit
-        Y.grad = (slope - N * (slope * N).sum(1, keepdim=True)) / norm
-        lost = torch.where(s > 0, V.square().sum(1) / (1 + s.abs()), 1 - s)  # 1 - s, exact where s is near 1
-        return -((V * HV).sum() / 2 - 2 * (b * lost).sum()) / unit  # the dual less its value at V = 0
+        """Fills `slope`; V = 0 has the value 0. In place: with many weights fresh memory takes most of the time."""
+        v2 = torch.einsum("ri,ri->i", Y[:-1], Y[:-1])
+        norm = (v2 + Y[-1].square()).sqrt_()
+        torch.div(Y, norm, out=N)
+        V, s = N[:-1], N[-1]
+        torch.mul(product(V.T).T, -1 / unit, out=slope[:-1])
+        along = torch.einsum("ri,ri->i", slope[:-1], V)
+        lost = torch.where(s > 0, v2 / norm.square() / (1 + s.abs()), 1 - s)  # 1 - s, exact where s is near 1
+        value = along.sum() / 2 + 2 * (b * lost).sum()
+        slope[-1] = -2 * b
+        slope.addcmul_(N, along - 2 * b * s, value=-1).div_(norm)
+        return value
 
     before = math.inf
     for _ in range(MAX_CYCLES):
         optimizer.step(closure)
         after = float(closure())
-        if before - after <= tol * (2 * float(b.sum() / unit) - after):
+        if before - after <= tol * (2 * float(b.sum()) - after):
             break
         before = after
-    return (Y.detach() / Y.detach().norm(dim=1, keepdim=True))[:, :-1].clone()
+    return (Y.detach() / Y.detach().norm(dim=0))[:-1].T.clone()
