@@ -126,6 +126,7 @@ def compare(name):
     }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:the gradient of:UserWarning")  # of the GPT's key biases
 @pytest.mark.parametrize("name", NETWORKS)
 def test_default(benchmark, name):
     benchmark.extra_info |= benchmark.pedantic(compare, (name,), rounds=1)
