@@ -75,7 +75,7 @@ def threshold(ax: Axes, value: float = 2.0, label: str = "2, the edge of stabili
     label : str
     """
     ax.axhline(value, color=COLORS["threshold"], ls="--", lw=1, zorder=1)
-    ax.text(0.01, value, label, transform=ax.get_yaxis_transform(), va="bottom", fontsize=8.5, color="#666666")
+    ax.text(0.01, value, label, transform=ax.get_yaxis_transform(), va="bottom", fontsize=9, color="#666666")
 
 
 def mark(axes: Sequence[Axes], step: int) -> None:
@@ -178,7 +178,7 @@ def compare(
     return cast(Figure, axes[0].figure)
 
 
-def beside(run: xr.DataTree, optimizer: str) -> Figure:
+def beside(run: xr.DataTree, optimizer: str, **options) -> Figure:
     """An optimizer and its flows over time: loss, eigenvalues of the effective Hessian, distance to the optimizer.
 
     Parameters
@@ -187,16 +187,20 @@ def beside(run: xr.DataTree, optimizer: str) -> Figure:
         As of `simulate`, with the processes "discrete" and "central".
     optimizer : str
         What it is called in the figure.
+    **options
+        Of the figure, such as its size.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
-    fig, (top, middle, bottom) = plt.subplots(3, 1, figsize=(7.2, 6.6), sharex=True)
+    fig, (top, middle, bottom) = plt.subplots(3, 1, sharex=True, **{"figsize": (7.2, 6.6)} | options)
     _losses(top, run, optimizer)
     _spectrum(middle, run)
     _distances(bottom, run, optimizer)
     bottom.set(xlabel="step", xlim=(0, run["discrete"].sizes["step"]))
+    for ax in (top, middle, bottom):  # above, where there is more room for words
+        ax.set(title=ax.get_ylabel(), ylabel="")
     return fig
 
 

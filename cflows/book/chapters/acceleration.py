@@ -53,7 +53,7 @@ def stationary_flow(run: xr.DataTree, branch: int):
         r"sum of $\nu$ over all weights": lambda d: d["nu_sum"],
         "score of the true class of a test image": lambda d: d["outputs"][:, image],
     }
-    fig, axes = plt.subplots(3, 1, figsize=(6.2, 6.4), sharex=True)
+    fig, axes = plt.subplots(3, 1, sharex=True, **animations.size(5.6))
     for ax, (name, of) in zip(axes, series.items(), strict=True):
         _curves(ax, shown, of, {"discrete": ITSELF}, STATIONARY)
         lines = [line for line in ax.lines if line.get_label() != STATIONARY["central"]]
@@ -63,7 +63,7 @@ def stationary_flow(run: xr.DataTree, branch: int):
         ax.set(title=name, xlim=limits, ylim=(seen.min() - margin, seen.max() + margin))
     figures.mark(axes, branch)
     words = " the stationary flows start here, from the central flow"
-    axes[-1].text(branch, 0.05, words, transform=axes[-1].get_xaxis_transform(), fontsize=8.5, color="#555555")
+    axes[0].text(branch, 0.05, words, transform=axes[0].get_xaxis_transform(), fontsize=9, color="#555555")
     axes[-1].set(xlabel="step")
     _legend(fig, axes[0])
     said = "Loss, sum of nu and a score: RMSProp, the central flow, the stationary flow with and without penalty."
@@ -117,7 +117,7 @@ def acceleration(run: xr.DataTree):
         "mean step size (harmonic)": ("mean step size", "discrete", lambda d: n / smooth(d["p_sum"])),
     }
     ratios, texts = metrics.ablation(run), []
-    fig, axes = plt.subplots(3, 1, figsize=(6.2, 6.4), sharex=True)
+    fig, axes = plt.subplots(3, 1, sharex=True, **animations.size(5.6))
     for ax, (name, (what, optimizer, of)) in zip(axes, series.items(), strict=True):
         _curves(ax, run, of, {optimizer: AVERAGE if what != "sharpness" else AVERAGE | {"label": None}}, PENALTY)
         ax.set(title=name, xlim=(0, 1.1 * steps), yscale="log" if what == "loss" else "linear")
