@@ -62,7 +62,7 @@ def stationary_flow(run: xr.DataTree, branch: int):
         limits = branch - (steps - branch) // 6, steps
         ax.set(title=name, xlim=limits, ylim=(seen.min() - margin, seen.max() + margin))
     figures.mark(axes, branch)
-    words = " the stationary flows start here, from the central flow"
+    words = " the stationary flows start here"
     axes[0].text(branch, 0.05, words, transform=axes[0].get_xaxis_transform(), fontsize=9, color="#555555")
     axes[-1].set(xlabel="step")
     _legend(fig, axes[0])

@@ -40,7 +40,7 @@ def runs(rows: pd.DataFrame) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    fig, axes = plt.subplots(2, 4, figsize=(9.6, 5.2), sharex=True)
+    fig, axes = plt.subplots(2, 4, figsize=(7.8, 4.8), sharex=True)
     places = {name: i for i, name in enumerate(survey.NETWORKS)}
     for ax, (name, (title, limit, ends)) in zip(axes.flat, PANELS.items(), strict=True):
         for (network, loss, lr), group in rows.groupby(["network", "loss", "lr"]):

@@ -247,7 +247,7 @@ def speeds(panels: Mapping[str | float, xr.Dataset]) -> Figure:
         ax.set(xlabel="step", yscale="log")
         ax.set_title(title(name), fontsize=9.5)
         plain(ax)
-    axes[0, 0].set_ylabel("speed, gradient descent's best = 1")
+    axes[0, 0].set_ylabel("relative speed")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4, fontsize=9)
     return fig
 
