@@ -19,6 +19,8 @@ MIME = "application/vnd.cflows.phone+svg"
 WIDTH = 3.9
 #: Of a panel whose axes have different units, in inches: flat enough that two of them fit a screen.
 MAX_HEIGHT, MIN_HEIGHT = 2.5, 1.5
+#: Of a panel if there are more than so many under one another.
+LOW, MANY = 1.8, 4
 #: A legend that covers a larger share of its panel than this goes below the panel.
 MAX_LEGEND = 0.3
 
@@ -52,7 +54,7 @@ def restack(fig: Figure) -> Figure:
         spec = ax.get_subplotspec()
         spots.setdefault((spec.num1, spec.num2), []).append(ax)  # type: ignore[union-attr]
     columns = max(1, min(grid.ncols, int(WIDTH / (width / grid.ncols))))
-    part = (width / grid.ncols, height / grid.nrows, WIDTH / columns)
+    part = (len(spots) <= MANY or columns > 1, width / grid.ncols, height / grid.nrows, WIDTH / columns)
     headed = columns == 1 and _headed(spots, grid.ncols)
     order = sorted(spots, key=(lambda spot: (spot[0] % grid.ncols, spot[0])) if headed else None)
     tall = [max(_height(ax, *part) for ax in spots[spot]) for spot in order]
@@ -68,7 +70,10 @@ def restack(fig: Figure) -> Figure:
                     others = [other for other in panels if ax.get_shared_y_axes().joined(ax, other)]
                     _name_values(ax, [*others, *(first if headed else [])], alone=columns == 1)
                 ax.set_subplotspec(new[i])
-        _name_steps([spots[spot] for spot in order], columns)
+        stack = [spots[spot] for spot in order]
+        _name_steps(stack, columns)
+        if columns > 1:
+            _name_once(stack, columns)
         total = sum(heights)
     else:
         rows = grid.nrows
@@ -87,11 +92,11 @@ def _headed(spots: Mapping[tuple[int, int], Sequence[Axes]], columns: int) -> bo
     return all(rows[:columns]) and not any(rows[columns:]) and len(rows) > columns
 
 
-def _height(ax: Axes, width: float, height: float, new_width: float) -> float:
+def _height(ax: Axes, few: bool, width: float, height: float, new_width: float) -> float:
     """How tall a panel is to be: as before in proportion where both axes have one unit."""
     if ax.get_aspect() != "auto":
         return height / width * new_width
-    return min(max(height, MIN_HEIGHT), MAX_HEIGHT)
+    return min(max(height, MIN_HEIGHT), MAX_HEIGHT if few else LOW)
 
 
 def _name_values(ax: Axes, row: Sequence[Axes], alone: bool) -> None:
@@ -99,6 +104,15 @@ def _name_values(ax: Axes, row: Sequence[Axes], alone: bool) -> None:
     ax.tick_params(labelleft=ax.yaxis.get_visible() and bool(ax.get_yticks().size))
     if alone and not ax.get_ylabel():
         ax.set_ylabel(next((other.get_ylabel() for other in row if other.get_ylabel()), ""))
+
+
+def _name_once(stack: Sequence[Sequence[Axes]], columns: int) -> None:
+    """What all panels have for values, named at the first one of each row."""
+    names = {ax.get_ylabel() for axes in stack for ax in axes} - {""}
+    if len(names) == 1:
+        (name,) = names
+        for i, axes in enumerate(stack):
+            axes[0].set_ylabel("" if i % columns else name)
 
 
 def _name_steps(stack: Sequence[Sequence[Axes]], columns: int) -> None:

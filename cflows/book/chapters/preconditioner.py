@@ -216,10 +216,6 @@ def all_weights(solved: xr.Dataset) -> Figure:
     for factor in (0.5, 1, 2):
         look = {"lw": 1.5} if factor == 1 else {"lw": 0.9, "ls": ":"}
         ax.plot([low, high], [factor * low, factor * high], color=COLORS["stationary"], **look)
-    place: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "fontsize": 9}
-    for factor, words in ((2.6, "twice as large"), (0.28, "half as large")):
-        at = 10 * np.sqrt(low * high)
-        ax.text(at, at * factor, words, color=COLORS["stationary"], ha="left", **place)
     count = f"{int(there.sum()):,} weights, step {int(end['step'])}"
     ax.set(xlabel=r"$\bar\nu$", ylabel=r"$\hat\nu$ of the central flow", title=count)
     ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
