@@ -17,6 +17,7 @@ import xarray as xr
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from ..averaging import smooth
@@ -88,6 +89,43 @@ def mark(axes: Sequence[Axes], step: int) -> None:
     """
     for ax in axes:
         ax.axvline(step, color=COLORS["threshold"], lw=1, ls=":")
+
+
+def plain(ax: Axes, digits: Sequence[float] = (1, 2, 5)) -> None:
+    """Numbers without powers along a logarithmic axis of values.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+    digits : sequence of float
+        Which numbers of each decade.
+    """
+    ax.yaxis.set_major_locator(LogLocator(subs=digits))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_formatter("{x:g}")
+
+
+def title(name: str | float) -> str:
+    r"""What a panel is called: a name, or a learning rate in one notation, as η = 3×10⁻⁵.
+
+    Parameters
+    ----------
+    name : str or float
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> title(3e-5), title(1e-4), title("ResNet")
+    ('$\\eta = 3\\times10^{-5}$', '$\\eta = 10^{-4}$', 'ResNet')
+    """
+    if isinstance(name, str):
+        return name
+    digits, exponent = f"{name:.1e}".split("e")
+    factor = "" if float(digits) == 1 else rf"{float(digits):g}\times"
+    return rf"$\eta = {factor}10^{{{int(exponent)}}}$"
 
 
 def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, names: bool = True, **style) -> None:

@@ -17,7 +17,6 @@ from ...averaging import smooth
 from .. import animations, figures
 from ..claims import SMALL
 from ..figures import COLORS, PROCESSES
-from .preconditioner import plain, title
 
 FRAMES = 100, 20  # in which a film's curves grow, and for which it then stands still
 STATIONARY = {
@@ -129,7 +128,7 @@ def acceleration(run: xr.DataTree):
         texts += [arrow, ax.text(1.02 * steps, middle, f"×{ratios[what]:.2g}", fontsize=11, va="center")]
     axes[-1].set(xlabel="step", ylim=(0, None))
     axes[1].set(ylim=(0, None))
-    plain(axes[0])
+    figures.plain(axes[0])
     _legend(fig, axes[0])
     said = "Loss, sharpness and mean step size, for RMSProp, the central flow, and the flow without curvature penalty."
     return _film(fig, run, steps, "acceleration", said, texts)
@@ -154,10 +153,10 @@ def three_rates(runs: Mapping[float, xr.DataTree]) -> Figure:
         scaled = xr.DataTree.from_dict(flows)
         _curves(upper, scaled, _sharpness, {}, PENALTY)
         _curves(lower, scaled, partial(_mean_step, n), {}, PENALTY)
-        upper.set(title=title(lr), yscale="log")
+        upper.set(title=figures.title(lr), yscale="log")
         lower.set(yscale="log", xlabel=r"$\eta t$")
-        plain(upper)
-        plain(lower)
+        figures.plain(upper)
+        figures.plain(lower)
     axes[0, 0].set_ylabel("sharpness")
     axes[1, 0].set_ylabel("mean step size")
     _legend(fig, axes[0, 0])

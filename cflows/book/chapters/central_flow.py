@@ -9,7 +9,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from ... import metrics
 from ...averaging import smooth
@@ -98,9 +97,7 @@ def valley(run: xr.DataTree):
 
     left.semilogy(step, rmsprop["loss"], color=COLORS["discrete"], lw=2.5)
     left.semilogy(step, central["predicted_loss"], color=COLORS["central"], lw=1)
-    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-    left.yaxis.set_major_formatter("{x:g}")
-    left.yaxis.set_minor_formatter(NullFormatter())
+    figures.plain(left, (1, 2, 3, 5))
     left.set(title="training loss", xlabel="step")
     right.set(title=r"eigenvalues of $P^{-1}H$", xlabel="step", ylim=(0, 2.4))
     figures.eigenvalues(right, step, central["eigenvalues"].interpolate_na("step").values, 3, names=False)

@@ -158,7 +158,7 @@ def share(resnet: xr.DataTree, perceptron: xr.DataTree, rates: Mapping[float, xr
     for (lr, run), style in zip(rates.items(), styles, strict=False):
         central = run.children["central"]
         floor = 1 - metrics.oscillation_share(central)
-        right.semilogy(central.to_dataset()["step"], floor, color=FLOOR, ls=style, label=rf"$\eta = {power(lr)}$")
+        right.semilogy(central.to_dataset()["step"], floor, color=FLOOR, ls=style, label=figures.title(lr))
     right.set(xlabel="step", title="floor, at three learning rates")
     right.yaxis.set_major_formatter(lambda x, _: f"{100 * x:g}%")
     right.legend(loc="best")
@@ -286,27 +286,6 @@ def outputs(run: xr.DataTree) -> Figure:
         ax.set(xlabel="step")
     fig.supylabel("score of the true class", fontsize=10)
     return fig
-
-
-def power(x: float) -> str:
-    r"""A positive number as one digit times a power of ten, in TeX.
-
-    Parameters
-    ----------
-    x : float
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> power(3e-5), power(1e-4)
-    ('3\\times10^{-5}', '10^{-4}')
-    """
-    exponent = math.floor(math.log10(x) + 1e-9)
-    digits = f"{x / 10**exponent:.2g}"
-    return f"10^{{{exponent}}}" if digits == "1" else rf"{digits}\times10^{{{exponent}}}"
 
 
 def _weights(run: xr.DataTree) -> np.ndarray:
