@@ -110,7 +110,7 @@ def on_gpu(measured: dict, run: xr.DataTree | None) -> list[str]:
         "",
         f"Networks of `benchmarks/networks.py` on an {measured['hardware']} (PyTorch {measured['torch']}, single "
         "precision without TF32), by `benchmarks/gpu.py`. *Waits*: how often in a unit of time the processor waits for "
-        "the device. Networks of this size do not fill it: it is launching small kernels that takes the time.",
+        "the device. Networks of this size do not keep it busy: most of the time goes into launching small kernels.",
         "",
         *table(["network", "weights", "a gradient", "a product", "a unit of time", "waits"], rows),
     ]

@@ -165,5 +165,11 @@ def summary(run: xr.DataTree) -> Summary:
     if not math.isnan(found["distance"]):
         said.append(f"distance {found['distance']:.2g} of the stable flow's")
     doubt = flow.attrs.get("doubt")
-    said.append(f"not to be trusted from {doubt}" if doubt else "trustworthy")
+    beyond = int((flow.to_dataset()["trusted"].values == 0).sum())
+    if doubt:
+        said.append(f"not to be trusted from {doubt}")
+    elif beyond:
+        said.append(f"not to be trusted at {beyond} of its steps, at which it is far beyond the edge")
+    else:
+        said.append("trustworthy")
     return Summary("; ".join(said), found)

@@ -75,14 +75,14 @@ def simulate(
         Plain optimizer steps taken before the processes part ways; "auto": until the optimizer is not beyond its edge
         (`regime.settling_time`).
     eigs : int
-        Eigenvalues of the effective Hessian to compute where they are asked for. The central flow follows more of them
+        How many of the largest eigenvalues of the effective Hessian to compute. The central flow follows more of them
         while all are above 1.8. Weights that have never had a gradient (ν = 0) are at rest; H is that of the others.
     eig_every : int, or mapping from process to int, optional
-        Compute them every so many steps; 0: no more often than a process itself needs them, which is never but for
-        flows; a mapping means 0 for processes that it leaves out. By default 10 for the optimizer, its midpoints and
-        stationary flows, and 0 for the others. A flow itself looks at its largest eigenvalues when the top one may have
-        grown, at least every ten units of time; the central flow, once that is above 1.5, as ``accuracy`` asks for, at
-        least every ten.
+        Steps between two computations of eigenvalues; 0: only where a process needs them itself, as flows do. A mapping
+        means 0 for the processes that it leaves out. The default is 10 for the optimizer, its midpoints and stationary
+        flows, and 0 for the others. A flow itself computes its largest eigenvalues when the top one may have grown, and
+        at least every ten units of time. Once that is above 1.5, the central flow does so as often as ``accuracy``
+        demands, and at least every ten.
     eig_tol : float
         Their residuals, relative to the largest (`top_eigenpairs`), at most. The central flow's are no more than 2.5
         times ``accuracy``, three times that for those below 1.8, and 0.1 as long as it is beyond the edge. An
@@ -105,8 +105,8 @@ def simulate(
         Step at which the stationary flows leave the central flow, which must be among the processes (0: they start as
         the others do). Start them where ν has nearly converged to ν̄.
     accuracy : float
-        Relative error of the trajectory, over 100 units of time, that flows aim at: of the weights, as a share of the
-        way that they go. It is no bound: networks differ, and ``make bench BENCH=default`` measures it.
+        Relative error that flows aim at: error of the weights after 100 units of time, as a share of the way that they
+        have gone. It is no bound: networks differ, and ``make bench BENCH=default`` measures it.
         Between two refreshes the central flow extrapolates eigenvectors and third derivatives; of the mixed ones it
         finds only some anew at each refresh, in turn. It refreshes so often that eigenvectors turn away from their
         extrapolation by no more than 25 times the accuracy (the sine of the angle), and that the rate at which
@@ -139,7 +139,8 @@ def simulate(
         ``predicted_loss``, ``grad_norm_sq``, ``nu_sum``, ``p_sum``, ``eigenvalues``, ``eig_residual``, ``variances``,
         ``sharpness`` (at snapshots), and ``grad_sq``, ``nu`` and ``outputs`` if asked for. "central" also has its other
         predictions, the optimizer's ``displacements`` along the eigenvectors of Σ, and ``rise``,
-        ``curvature_reduction`` and ``nu_growth``. Numbers said of eigenvalues are for the threshold θ = 2.
+        ``curvature_reduction`` and ``nu_growth``. Limits of eigenvalues, such as 1.5, 1.8 and 8 above, are stated
+        for the threshold θ = 2; for another one they are in proportion.
         Node "distance": Euclidean distances between the weights of processes, named as "central-discrete"; node
         "distance/P": the same in the metric of P, that of the second. Weights whose gradient is nothing but rounding (a
         warning names them) are left out of both. A flow that could not go on, or is not to be trusted, says from which

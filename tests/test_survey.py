@@ -104,5 +104,7 @@ def test_a_run_has_the_numbers_of_what_it_holds(processes):
         "the edge is not reached in 5 steps; the largest eigenvalue of P⁻¹H is 0.5 at the end"
         in cflows.summary(quiet).text
     )
+    quiet["central"]["trusted"][:2] = 0  # it has begun beyond the edge
+    assert "not to be trusted at 2 of its steps" in cflows.summary(quiet).text
     quiet["central"].attrs["doubt"] = "step 3: an eigenvalue is 7.9"
     assert cflows.summary(quiet).text.endswith("not to be trusted from step 3: an eigenvalue is 7.9")

@@ -45,7 +45,8 @@ class Reading:
         Share of ε in the preconditioner along the first eigenvector. Near 1 it is a floor, and not ν, that holds the
         eigenvalue down; or the eigenvector is of weights that the probe batch moves and training does not.
     max_lr : float, or list of float
-        Learning rate, of each group if they differ, at which the ratio would be 1 with ν and weights as they are.
+        Learning rate, of each group if they differ, at which the ratio would be 1 with ν and weights as they are. No
+        advice: both change as soon as the learning rate does.
     loss : float
         On the probe batch.
     products : int
