@@ -243,7 +243,7 @@ for name, (lr, burn_in, steps, task), (small_lr, small_burn_in, small) in (
      (1e-2, 245, CifarMLP(per_class=10, size=8, width=8))),
     ("adam-cnn", (2e-3, 150, 350, CifarCNN(per_class=50, size=8, width=8)),
      (1e-2, 72, CifarCNN(per_class=10, size=8, width=4))),
-    ("adam-resnet", (2e-3, 100, 350, CifarResNet(per_class=50, size=8, width=4)),
+    ("adam-resnet", (1e-3, 30, 200, CifarResNet(per_class=250)),
      (1e-2, 20, CifarResNet(per_class=5, size=8, width=2))),
     ("adam-transformer", (5e-3, 150, 350, SortingTransformer(sequences=64, width=16, depth=1)),
      (3e-2, 150, SortingTransformer(sequences=16, width=8, depth=1))),
