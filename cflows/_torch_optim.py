@@ -83,10 +83,11 @@ def running(optimizer: torch.optim.Optimizer, module: nn.Module) -> tuple[str, d
             return None
         return torch.cat([state.get(of, torch.zeros_like(p)).detach().reshape(-1) for p, state in states])
 
-    state = {"_nu": average(known.square), "_m": average(known.average), "_taken": int(steps[0]) if steps else 0}
-    if name in ("HeavyBall", "Nesterov") and state["_m"] is not None:  # m of its sum of gradients
-        state["_m"] = state["_m"] * ((1 - options["momentum"]) / (1 - options.get("dampening", 0.0)))
-    return name, {ours: options[theirs] for theirs, ours in known.options.items()}, state
+    m = average(known.average)
+    if m is not None and isinstance(optimizer, torch.optim.SGD):  # it keeps a sum of gradients
+        m *= (1 - options["momentum"]) / (1 - options.get("dampening", 0.0))
+    found = {"_nu": average(known.square), "_m": m, "_taken": int(steps[0]) if steps else 0}
+    return name, {ours: options[theirs] for theirs, ours in known.options.items()}, found
 
 
 def _number(group: dict[str, Any], option: str) -> float:

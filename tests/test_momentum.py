@@ -49,7 +49,7 @@ PYTORCH = [
 ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def double():
     """In whose precision ``torch.optim.NAdam`` keeps the product of its momenta."""
     before = torch.get_default_dtype()
@@ -73,6 +73,7 @@ def weights(f, opt, steps):
     return tree["discrete"]["outputs"].values
 
 
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(("ours", "theirs"), PYTORCH)
 def test_same_as_pytorch(ours, theirs):
     f = mlp_objective()
@@ -145,6 +146,7 @@ def test_threshold_of_pytorch_adam(beta1, decay, share, grows):
     assert (max(sizes[-50:]) > max(sizes[200:250])) == grows  # bias correction makes the first steps too long
 
 
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(("share", "grows"), [(0.99, False), (1.01, True)])
 @pytest.mark.parametrize("decay", [4e-3, 1.0])
 @pytest.mark.parametrize("beta1", [0.5, 0.9])
@@ -358,7 +360,7 @@ def test_the_valley_of_momentum(opt):
 
 
 def test_mean_square_of_momentum_in_a_cycle_of_two():
-    """At the threshold w = (-1)^t δ stays, and m is that share of Hδ: its square is what the flow predicts of Σ = δδᵀ."""
+    """At the threshold w = (-1)^t δ stays, and m is a share of Hδ: its square is what the flow predicts of Σ = δδᵀ."""
     for opt in (
         HeavyBall(0.3, 0.8),
         Nesterov(0.3, 0.8),
