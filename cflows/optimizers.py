@@ -216,7 +216,7 @@ class Optimizer(ABC):
         Returns
         -------
         Tensor (n,)
-            4p² ⊙ diag Σ, without weight decay: the way from an iterate to its opposite is a step.
+            4p² ⊙ diag Σ without weight decay and `lead`: the way from an iterate to its opposite is a step.
         """
         return self.excess(p, diag) * ((1 - self.memory) / (1 + self.memory)) ** 2
 
