@@ -35,6 +35,8 @@ from .gauge import Gauge as Gauge
 from .momentum import Adam as Adam
 from .momentum import AdamW as AdamW
 from .momentum import HeavyBall as HeavyBall
+from .momentum import NAdam as NAdam
+from .momentum import Nesterov as Nesterov
 from .objective import Objective as Objective
 from .optimizers import GradientDescent as GradientDescent
 from .optimizers import RMSProp as RMSProp

@@ -94,7 +94,7 @@ class Point(NamedTuple):
         """Arguments are those of `velocity`; with momentum m, and what a weight decay takes away."""
         own = opt.preconditioner(opt.with_own(nu, g), t)
         dnu = opt.rate * (opt.moment(g.square()) - nu)
-        dw = -g / own if m is None else torch.where(opt.moves(nu), -m / own, 0.0) - decay
+        dw = -g / own if m is None else torch.where(opt.moves(nu), -opt.direction(m, g, t) / own, 0.0) - decay
         return cls(opt, nu, t, g, opt.preconditioner(nu, t), own, dw, dnu)
 
     def velocity(self, sigma: Oscillation | None = None) -> tuple[Float[Tensor, "n"], Tensor]:

@@ -10,6 +10,12 @@ the step of length 1 of the flow
 with the equation for ν as without momentum. Friction is integrated exactly, and all is of second order in the length of
 a step. Σ acts on m, as the mean gradient that it is. It is such that no eigenvalue of P⁻¹H is above θ at the end of
 the step: the leapfrog with constraints of molecular dynamics :cite:`ryckaert1977`, with inequalities.
+
+Where the gradient itself has a share s in the optimizer's step, as with Nesterov's momentum,
+
+    dw/dt = -P⁻¹ (s (∇L + ½ ∇⟨Σ, H⟩) + (1-s) m)
+
+and its part is the mean of both ends of a step (Heun's method). A step of 1 is then near the optimizer, not the same.
 """
 
 from __future__ import annotations
@@ -77,34 +83,38 @@ def step(
     """
     X, A, mean, half = np.zeros((0, 0)), np.zeros((0, 0)), None, opt.memory ** (dt / 2)
     felt, span, still = 1 - half**2, (t, t + dt), torch.zeros_like(w)
+    own, averaged = opt.shares(t + dt / 2)
+    whole, reach = own + averaged, own + averaged * felt  # of the penalty, what moves w in the end, and in this step
     start, sigma = Point.of(opt, nu, t, g), Oscillation(still, still)
     kicked = half * m + (1 - half) * g
-    decay = opt.decay(t + dt / 2) * (w - dt / 2 * kicked / start.own) if opt.decay(t) else 0
+    pushed = opt.direction(kicked, g, t + dt / 2)
+    decay = opt.decay(t + dt / 2) * (w - dt / 2 * pushed / start.own) if opt.decay(t) else 0
 
     def middle(g: Tensor) -> Point:
         grown = start.dnu + opt.rate * opt.moment(opt.excess(start.p, sigma.diag))
         return Point.of(opt, (nu + dt / 2 * grown).clamp(min=0), t + dt / 2, g, kicked, decay)
 
     def moved(at: Point) -> Tensor:
-        return w + dt * (at.dw - felt * sigma.penalty / at.own)
+        return w + dt * (at.dw - reach * sigma.penalty / at.own)
 
     if critical is not None:
-        critical, pairs, A = expected(critical, dt, opt.threshold, 1 - half**2)
+        critical, pairs, A = expected(critical, dt, opt.threshold, reach / whole)
         first = middle(g).drift(critical, span, pairs)
         most = MAX_DEVIATION**2 * max(float((start.p * x.square()).sum()) for x in (w, f.w0, g / start.p))
-        X = covariance(A, dt, first.delayed(felt), most, opt.threshold, w.dtype)
+        X = covariance(A, dt, first.delayed(reach), most, opt.threshold, w.dtype)
         sigma = Oscillation.of(critical, X, pairs)
     end = f.value_and_grad(moved(middle(g)))[1]
     if critical is not None:
         ends = middle(g), middle(end)
         mean = Drift(*((a + b) / 2 for a, b in zip(*(x.drift(critical, span, pairs) for x in ends), strict=True)))
-        seen = mean.delayed(felt)
+        seen = mean.delayed(reach)
         X = covariance(A, dt, seen, most, opt.threshold, w.dtype)
         sigma = Oscillation.of(critical, X, pairs)
         A = critical.A + dt * (critical.missed + seen.alpha + np.einsum("abcd,cd->ab", seen.B, X))
+        mean = mean.delayed(whole)
         remembered = np.einsum("abcd,cd->ab", mean.curvature - seen.curvature, X)
         mean = mean._replace(alpha=mean.alpha - remembered)
-    at = middle(g)
+    at = middle((g + end) / 2 if opt.lead else g)
     square = opt.moment((g.square() + end.square()) / 2 + opt.excess(at.p, sigma.diag))
     nu_end = (nu + dt * opt.rate * (square - at.nu)).clamp(min=0)
     m = half * (kicked + felt * sigma.penalty) + (1 - half) * end

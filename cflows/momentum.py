@@ -1,13 +1,16 @@
 """Optimizers with momentum: the heavy ball, Adam and AdamW, whose step is w ← w - m / p with m ← β₁m + (1-β₁)g.
 
 m is always the *averaged* gradient, and any other scale of it is in p. So the threshold θ = 2 (1+β₁) / (1-β₁) of P⁻¹H
-and the flows are the same for all of them. With β₁ = 0 they are gradient descent and RMSProp.
+and the flows are the same for all of them. Those with Nesterov's momentum take the step w ← w - (β₁m + (1-β₁)g) / p, as
+if the gradient went on. There θ = 2 (1+β₁) / ((1-β₁)(1+2β₁)), between that of the others and 2, and the part of a step
+that is the gradient itself acts at once in the flows. With β₁ = 0 they are gradient descent and RMSProp.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 from jaxtyping import Float
 from torch import Tensor
@@ -73,6 +76,39 @@ class HeavyBall(GradientDescent):
         return super().momentum(m, g, t)
 
 
+@OPTIMIZERS.register("Nesterov")
+@dataclass(frozen=True)
+class Nesterov(HeavyBall):
+    """Gradient descent with Nesterov's momentum: b ← βb + g, then w ← w - η(g + βb).
+
+    That is ``torch.optim.SGD`` with ``nesterov=True``, in the form of Sutskever et al. :cite:yearpar:`sutskever2013`,
+    and its w is where gradients are taken. In terms of m = (1-β)b the step is (βm + (1-β)g) / p with p = (1-β) / η.
+
+    Parameters
+    ----------
+    lr, beta
+        As of `HeavyBall`.
+    dampening : float
+        0: PyTorch has no other one with Nesterov's momentum.
+
+    Examples
+    --------
+    >>> opt = Nesterov(0.1, beta=0.5)
+    >>> opt.threshold  # of P⁻¹H, where p = 5: the curvature reaches 15 = 2 (1 + β) / (η (1 + 2β))
+    3.0
+    """
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.dampening:
+            raise ValueError(f"dampening is {self.dampening}; Nesterov's momentum has none")
+
+    @property
+    def lead(self) -> float:
+        """1-β."""
+        return 1 - self.beta
+
+
 @OPTIMIZERS.register("Adam")
 @dataclass(frozen=True, kw_only=True)
 class Adam(RMSProp):
@@ -117,12 +153,14 @@ class Adam(RMSProp):
         """β₁."""
         return self.beta1
 
-    def _scale(self, t: float) -> float:
-        return 1 - self.beta1**t if self.bias_correction else 1.0
+    def _filled(self, t: float) -> float:
+        return 1 - self.beta1 ** self._age(t) if self.bias_correction else 1.0
+
+    _scale = _filled  # of p
 
     def between(self, m: Float[Tensor, "n"] | None, g: Float[Tensor, "n"], t: float) -> Float[Tensor, "n"]:
         """As of `Optimizer`, but in proportion to 1-β₁ᵗ, as after the step: (1-β₁ᵗ)g if all gradients were g."""
-        return super().between(m, g, t) * (self._scale(t) / self._scale(t - 0.5))
+        return super().between(m, g, t) * (self._filled(t) / self._filled(t - 0.5))
 
     def preconditioner(self, nu: Tensor, t: float) -> Tensor:
         """p = (1-β₁ᵗ)(√ν̂ + ε) / η, like ν."""
@@ -172,3 +210,77 @@ class AdamW(Adam):
     def threshold(self) -> float:
         """(2-ηλ) (1+β₁) / (1-β₁)."""
         return (1 - self.decay(1) / 2) * super().threshold
+
+
+@OPTIMIZERS.register("NAdam")
+@dataclass(frozen=True, kw_only=True)
+class NAdam(Adam):
+    """Adam with Nesterov's momentum :cite:`dozat2016`: w ← w - (a g + b m) / (√ν̂ + ε) · η, m and ν as of `Adam`.
+
+    That is ``torch.optim.NAdam`` without its decoupled weight decay. Its momentum has a schedule, μ_t = β₁ (1 - ½
+    0.96^(ψt)). With Π_t = μ₁⋯μ_t, the t-th step has a = (1-μ_t) / (1-Π_t) and b = μ_{t+1} / (1-Π_t μ_{t+1}). They go to
+    1-β₁ and β₁ within some multiples of 25/ψ steps, thousands with PyTorch's ψ. Until then an oscillation begins at a
+    smaller curvature. That is in the preconditioner, as Adam's bias correction is: p = (√ν̂ + ε) / η · (2/θ) / (a + b
+    (1-β₁)/(1+β₁)). So θ = 2 (1+β₁) / ((1-β₁)(1+2β₁)) at all times.
+
+    Parameters
+    ----------
+    lr, beta1, beta2, eps
+        As of `Adam`.
+    bias_correction : bool
+        Whether averages are corrected for their start at zero; without, Π_t is taken as 0.
+    momentum_decay : float
+        ψ ≥ 0.
+
+    Examples
+    --------
+    >>> round(NAdam(1e-3, beta1=0.9).threshold, 2)
+    13.57
+    """
+
+    momentum_decay: float = 4e-3
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "momentum_decay", _number(self.momentum_decay, "momentum_decay"))
+        if not (math.isfinite(self.momentum_decay) and self.momentum_decay >= 0):
+            raise ValueError(f"momentum_decay is {self.momentum_decay}; it must be finite and not negative")
+
+    @property
+    def lead(self) -> float:
+        """1-β₁."""
+        return 1 - self.beta1
+
+    def _parts(self, t: float) -> tuple[float, float]:
+        """a and b; between two steps Π is a geometric mean."""
+        t, beta, decay = self._age(t), self.beta1, self.momentum_decay
+        product = _product(beta, decay, int(t)) * _mu(beta, decay, int(t) + 1) ** (t - int(t))
+        if not self.bias_correction:
+            product = 0.0
+        ahead = _mu(beta, decay, t + 1)
+        return (1 - _mu(beta, decay, t)) / (1 - product), ahead / (1 - product * ahead)
+
+    def _scale(self, t: float) -> float:
+        own, averaged = self._parts(t)
+        return 2 / self.threshold / (own + (1 - self.beta1) / (1 + self.beta1) * averaged)
+
+    def shares(self, t: float) -> tuple[float, float]:
+        """a and b, each times (2/θ) / (a + (1-β₁)/(1+β₁) b)."""
+        scale = self._scale(t)
+        own, averaged = self._parts(t)
+        return scale * own, scale * averaged
+
+
+def _mu(beta: float, decay: float, t: float) -> float:
+    return beta * (1 - 0.5 * 0.96 ** (t * decay))
+
+
+@cache
+def _product(beta: float, decay: float, t: int) -> float:
+    """μ₁⋯μ_t, or 0 where it is below rounding."""
+    product = 1.0
+    for i in range(1, t + 1):
+        product *= _mu(beta, decay, i)
+        if product < 1e-18:
+            return 0.0
+    return product

@@ -11,16 +11,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ._torch_optim import rmsprop_state
+from ._torch_optim import running
 from .registry import Registry
 
 Schedule = Callable[[float], float]
+Kind = TypeVar("Kind", bound="Optimizer")
 
 
 def _number(value: object, name: str) -> float:
@@ -82,13 +84,30 @@ class Optimizer(ABC):
         """Eigenvalue of P⁻¹H at which the optimizer begins to oscillate along its eigenvector: 2 without momentum.
 
         With it 2 (1+β₁) / (1-β₁), for a constant preconditioner: where w → -w, m is (1-β₁) / (1+β₁) of the gradient.
+        With a share s of the gradient itself in the step (`lead`) it is 2 (1+β₁) / (1-β₁+2β₁s).
         """
-        return 2 * (1 + self.memory) / (1 - self.memory)
+        return 2 * (1 + self.memory) / (1 - self.memory + 2 * self.memory * self.lead)
 
     @property
     def memory(self) -> float:
         """β₁ of the momentum m ← β₁m + (1-β₁)g; 0 without."""
         return 0.0
+
+    @property
+    def lead(self) -> float:
+        """Share s of the gradient itself in a step (1-s) m + s g, with memory; 0, or 1-β₁ of Nesterov's momentum."""
+        return 0.0
+
+    def shares(self, t: float) -> tuple[float, float]:
+        """Those of g and m in a step, s and 1-s. Others, of a schedule, must keep θ: g's + (1-β₁)/(1+β₁) m's = 2/θ."""
+        return self.lead, 1 - self.lead
+
+    def direction(self, m: Float[Tensor, "n"], g: Float[Tensor, "n"], t: float) -> Float[Tensor, "n"]:
+        """What the t-th step divides by p, with memory: m, or `shares` of the gradient g and of m."""
+        if not self.lead:
+            return m
+        shares = self.shares(t)
+        return shares[0] * g + shares[1] * m
 
     def decay(self, t: float) -> float:
         """Share of the weights that the t-th step takes away besides (decoupled weight decay); here 0."""
@@ -122,7 +141,7 @@ class Optimizer(ABC):
     def momentum(
         self, m: Float[Tensor, "n"] | None, g: Float[Tensor, "n"], t: float
     ) -> tuple[Float[Tensor, "n"] | None, Float[Tensor, "n"]]:
-        """What the t-th step remembers of gradients, and what it divides by p; nothing and g, or β₁m + (1-β₁)g twice.
+        """What the t-th step remembers of gradients, and what it divides by p: nothing and g, or m and `direction`.
 
         Parameters
         ----------
@@ -141,7 +160,7 @@ class Optimizer(ABC):
         if not self.memory:
             return None, g
         m = (1 - self.memory) * g if m is None else self.memory * m + (1 - self.memory) * g
-        return m, m
+        return m, self.direction(m, g, t)
 
     def between(self, m: Float[Tensor, "n"] | None, g: Float[Tensor, "n"], t: float) -> Float[Tensor, "n"]:
         """The m of a flow that starts before the t-th step, with memory: it is half a step older than that of the step.
@@ -197,7 +216,7 @@ class Optimizer(ABC):
         Returns
         -------
         Tensor (n,)
-            4p² ⊙ diag Σ, without weight decay: the way from an iterate to its opposite is a step.
+            4p² ⊙ diag Σ without weight decay and `lead`: the way from an iterate to its opposite is a step.
         """
         return self.excess(p, diag) * ((1 - self.memory) / (1 + self.memory)) ** 2
 
@@ -208,6 +227,67 @@ class Optimizer(ABC):
     def with_own(self, nu: Tensor, g: Float[Tensor, "n"]) -> Tensor:
         """A flow's ν with no less of the present gradient than the optimizer's ν contains; here ν itself."""
         return nu
+
+    def _age(self, t: float) -> float:
+        """Gradients that averages hold at the t-th step."""
+        return t
+
+    @classmethod
+    def from_torch(cls: type[Kind], optimizer: torch.optim.Optimizer, module: nn.Module) -> Kind:
+        """The optimizer here that goes on where a running one of ``torch.optim`` has come to.
+
+        `simulate` with it, and with an objective of the module as it is now, begins with that run's weights, averages
+        and number of steps. So do the flows.
+
+        Parameters
+        ----------
+        optimizer : torch.optim.Optimizer
+            RMSprop, SGD, Adam, AdamW or NAdam, with the same options for all parameters. With coupled weight decay the
+            objective needs it, too (a warning says so).
+        module : torch.nn.Module
+            All of whose trainable parameters it trains.
+
+        Returns
+        -------
+        Optimizer
+            Of this class or one that comes from it: HeavyBall or Nesterov from SGD, Adam or AdamW from Adam.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is none of this class; if it has options that there are none of here, or trains other parameters.
+        """
+        name, options, state = running(optimizer, module)
+        if not issubclass(kind := OPTIMIZERS[name], cls):
+            raise TypeError(
+                f"the optimizer is a {type(optimizer).__name__}; use {name}.from_torch, not {cls.__name__}'s"
+            )
+        continued: Any = dataclass(frozen=True, eq=False)(type("_Continued", (_Continued, kind), {}))
+        return continued(**options, **state)
+
+
+@dataclass(frozen=True, eq=False)
+class _Continued(Optimizer):
+    """From given averages on."""
+
+    _nu: Tensor | None = field(kw_only=True)
+    _m: Tensor | None = field(kw_only=True)
+    _taken: int = field(kw_only=True)
+
+    def init(self, w):
+        return super().init(w) if self._nu is None else self._fit(self._nu, w)
+
+    def momentum(self, m, g, t):
+        return super().momentum(self._fit(self._m, g) if m is None and self._m is not None else m, g, t)
+
+    def _age(self, t: float) -> float:
+        return t + self._taken
+
+    @staticmethod
+    def _fit(x: Tensor, w: Tensor) -> Tensor:
+        if w.shape != x.shape:
+            raise ValueError(f"the objective has {len(w)} weights, the optimizer's state {len(x)}")
+        return x.to(w)
 
 
 #: Optimizers by name.
@@ -253,36 +333,6 @@ class RMSProp(Optimizer):
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise ValueError(f"eps is {self.eps}; it must be finite and not negative")
 
-    @classmethod
-    def from_torch(cls, optimizer: torch.optim.RMSprop, module: nn.Module) -> RMSProp:
-        """RMSProp from the state of a running ``torch.optim.RMSprop``.
-
-        `simulate` with it, and with an objective of the module as it is now, goes on where that run has come to.
-
-        Parameters
-        ----------
-        optimizer : torch.optim.RMSprop
-            Without momentum, not centered, with the same options for all parameters. With weight decay the objective
-            needs it, too (a warning says so).
-        module : torch.nn.Module
-            All of whose trainable parameters it trains.
-
-        Returns
-        -------
-        RMSProp
-
-        Raises
-        ------
-        TypeError
-            If it is another optimizer.
-        ValueError
-            If it has options that RMSProp here has not, or trains other parameters.
-        """
-        if cls is not RMSProp:
-            raise TypeError(f"{cls.__name__} has no counterpart in torch.optim, or none yet; use RMSProp.from_torch")
-        options, nu = rmsprop_state(optimizer, module)
-        return _Continued(options["lr"], options["beta2"], options["eps"], _nu=nu)
-
     def moment(self, square: Float[Tensor, "n"]) -> Tensor:
         """The squared gradient itself (n,)."""
         return square
@@ -299,7 +349,7 @@ class RMSProp(Optimizer):
         return (1 - self.beta2) / self.beta2
 
     def _correction(self, t: float) -> float:
-        return 1 - self.beta2**t if self.bias_correction else 1.0
+        return 1 - self.beta2 ** self._age(t) if self.bias_correction else 1.0
 
     def preconditioner(self, nu: Tensor, t: float) -> Tensor:
         """p = (√ν̂ + ε) / η, like ν: the inverse of the effective step size."""
@@ -324,18 +374,6 @@ class RMSProp(Optimizer):
         of time, as where it leaves a saddle; elsewhere this is ν.
         """
         return torch.maximum(nu, (1 - self.beta2) * self.moment(g.square()))
-
-
-@dataclass(frozen=True, eq=False)
-class _Continued(RMSProp):
-    """RMSProp from a given ν on."""
-
-    _nu: Float[Tensor, "n"] = field(kw_only=True)
-
-    def init(self, w: Float[Tensor, "n"]) -> Tensor:
-        if w.shape != self._nu.shape:
-            raise ValueError(f"the objective has {len(w)} weights, the optimizer's state {len(self._nu)}")
-        return self._nu.to(w)
 
 
 @OPTIMIZERS.register("ScalarRMSProp")

@@ -61,7 +61,7 @@ def simulate(
     f : Objective
         Full-batch objective; its ``w0`` is the starting point and fixes dtype and device.
     opt : Optimizer
-        RMSProp, ScalarRMSProp, GradientDescent, Adam, AdamW, HeavyBall, or one of your own.
+        RMSProp, ScalarRMSProp, GradientDescent, Adam, AdamW, NAdam, HeavyBall, Nesterov, or one of your own.
     steps : int
         Steps to record.
     processes : sequence of str

@@ -16,6 +16,8 @@ from cflows import (
     AdamW,
     GradientDescent,
     HeavyBall,
+    NAdam,
+    Nesterov,
     Objective,
     RMSProp,
     _states,
@@ -38,7 +40,22 @@ PYTORCH = [
         AdamW(0.01, beta1=0.9, beta2=0.99, eps=1e-3, weight_decay=0.5),
         lambda w: torch.optim.AdamW(w, 0.01, (0.9, 0.99), 1e-3, 0.5),
     ),
+    (Nesterov(0.05, 0.8), lambda w: torch.optim.SGD(w, 0.05, momentum=0.8, nesterov=True)),
+    (NAdam(0.01, beta1=0.9, beta2=0.99, eps=1e-3), lambda w: torch.optim.NAdam(w, 0.01, (0.9, 0.99), 1e-3)),
+    (
+        NAdam(0.01, beta1=0.5, beta2=0.95, eps=1e-3, momentum_decay=1.0),
+        lambda w: torch.optim.NAdam(w, 0.01, (0.5, 0.95), 1e-3, momentum_decay=1.0),
+    ),
 ]
+
+
+@pytest.fixture
+def double():
+    """In whose precision ``torch.optim.NAdam`` keeps the product of its momenta."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
 
 
 def run_torch(f, make, steps):
@@ -56,6 +73,7 @@ def weights(f, opt, steps):
     return tree["discrete"]["outputs"].values
 
 
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(("ours", "theirs"), PYTORCH)
 def test_same_as_pytorch(ours, theirs):
     f = mlp_objective()
@@ -70,6 +88,8 @@ def test_same_as_pytorch(ours, theirs):
         (Adam(0.01, beta1=0.0, beta2=0.95, bias_correction=False), RMSProp(0.01, 0.95)),
         (AdamW(0.01, beta1=0.0, beta2=0.95, weight_decay=0.0), RMSProp(0.01, 0.95, 0.0, True)),
         (HeavyBall(0.2, 0.0), GradientDescent(0.2)),
+        (Nesterov(0.2, 0.0), GradientDescent(0.2)),
+        (NAdam(0.01, beta1=0.0, beta2=0.95, eps=1e-6), RMSProp(0.01, 0.95, 1e-6, True)),
     ],
 )
 def test_without_memory_bit_for_bit(ours, plain):
@@ -87,6 +107,7 @@ def test_without_memory_bit_for_bit(ours, plain):
 THRESHOLDS = [
     *((HeavyBall(1.0, b, d), lambda w, eta, b=b, d=d: torch.optim.SGD(w, eta, momentum=b, dampening=d))
       for b, d in ((0.9, 0.0), (0.9, 0.9), (0.5, 0.2))),
+    *((Nesterov(1.0, b), lambda w, eta, b=b: torch.optim.SGD(w, eta, momentum=b, nesterov=True)) for b in (0.9, 0.5)),
 ]  # fmt: skip
 
 
@@ -125,9 +146,32 @@ def test_threshold_of_pytorch_adam(beta1, decay, share, grows):
     assert (max(sizes[-50:]) > max(sizes[200:250])) == grows  # bias correction makes the first steps too long
 
 
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(("share", "grows"), [(0.99, False), (1.01, True)])
+@pytest.mark.parametrize("decay", [4e-3, 1.0])
+@pytest.mark.parametrize("beta1", [0.5, 0.9])
+def test_threshold_of_pytorch_nadam(beta1, decay, share, grows):
+    """As of Adam; the curvature is a share of that at which the momentum of its schedule makes it begin."""
+    eps, eta = 1e6, 1.0
+    ours = NAdam(eta, beta1=beta1, beta2=0.99, eps=eps, momentum_decay=decay)
+    assert ours.threshold == pytest.approx(2 * (1 + beta1) / ((1 - beta1) * (1 + 2 * beta1)))
+    none = torch.zeros(())
+    assert float(ours.preconditioner(none, 1e6)) == pytest.approx(eps / eta)
+    w = torch.full((1,), 1e-90, requires_grad=True)
+    opt = torch.optim.NAdam([w], eta, (beta1, 0.99), eps, momentum_decay=decay)
+    sizes = []
+    for t in range(1, 501):
+        w.grad = share * ours.threshold * ours.preconditioner(none, t) * w.detach()
+        opt.step()
+        sizes.append(abs(w.item()))
+    assert (max(sizes[-50:]) > max(sizes[200:250])) == grows
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: Nesterov(0.1, 0.9, 0.5), "dampening is 0.5; Nesterov's momentum has none"),
+        (lambda: NAdam(1e-3, momentum_decay=-1.0), "momentum_decay is -1.0"),
         (lambda: Adam(1e-3, beta1=1.0), "beta1 is 1.0"),
         (lambda: Adam(1e-3, beta1=math.nan), "beta1 is nan"),
         (lambda: Adam(-1e-3), "lr is -0.001"),
@@ -147,6 +191,9 @@ WITH_MEMORY = [
     Adam(0.05, beta1=0.9, beta2=0.95),
     Adam(lambda t: 0.05 / (1 + 0.1 * t), beta1=0.5, beta2=0.9, eps=1e-3),
     AdamW(0.05, beta1=0.7, beta2=0.9, weight_decay=0.2),
+    Nesterov(0.05, 0.8),
+    NAdam(0.05, beta1=0.9, beta2=0.95),
+    NAdam(0.05, beta1=0.3, beta2=0.9, eps=1e-3, momentum_decay=1.0),
 ]
 
 
@@ -164,7 +211,8 @@ def setting(opt, k=2):
 def with_covariance(opt, X, dt, nu, m, t, g, critical, w):
     """The critical eigenvectors with such a drift that a step of length dt has about this X (k, k)."""
     drift = flows.Point.of(opt, nu, t, g, m, opt.decay(t) * w).drift(critical, (t, t + dt))
-    drift = drift.delayed(1 - opt.memory**dt)
+    own, averaged = opt.shares(t + dt / 2)
+    drift = drift.delayed(own + averaged * (1 - opt.memory**dt))
     return critical._replace(missed=-drift.alpha - np.einsum("abcd,cd->ab", drift.B, X))
 
 
@@ -187,7 +235,8 @@ def test_a_step_against_the_equations_of_the_flow(opt):
             p = opt.preconditioner(opt.with_own(v, g), s)
             square = opt.moment(g.square() + opt.excess(opt.preconditioner(v, s), sigma.diag))
             pull = -math.log(opt.memory) * (g + sigma.penalty - a)
-            return -a / p - opt.decay(s) * w, opt.rate * (square - v), pull
+            direction = opt.direction(a, g + sigma.penalty, s)
+            return -direction / p - opt.decay(s) * w, opt.rate * (square - v), pull
 
         state, n = (f.w0, nu, m + kick), 40  # the midpoint rule, in short steps
         for i in range(n):
@@ -217,9 +266,10 @@ def test_the_heavy_ball_is_its_stable_flow_in_steps_of_one():
     np.testing.assert_allclose(w.numpy(), twin[-1], rtol=1e-10, atol=1e-12)
 
 
-def test_adam_below_its_edge_is_near_its_stable_flow():
+@pytest.mark.parametrize("kind", [Adam, NAdam])
+def test_below_its_edge_it_is_near_its_stable_flow(kind):
     """By a few tenths of a step; a flow in which m started with the optimizer's step would be ahead by half of one."""
-    f, opt = mlp_objective(width=8, examples=20), Adam(2e-4, beta1=0.9, beta2=0.95)
+    f, opt = mlp_objective(width=8, examples=20), kind(2e-4, beta1=0.9, beta2=0.95)
     for burn_in in (0, 30):
         tree = simulate(f, opt, 60, ("discrete", "stable", "central"), burn_in=burn_in, progress=False)
         loss = tree["discrete"]["loss"].values
@@ -276,11 +326,14 @@ def test_scaling_identity():
     np.testing.assert_allclose(a.X, b.X, rtol=1e-8, atol=1e-9 * abs(a.X).max())
 
 
-@pytest.mark.parametrize("opt", [HeavyBall(0.1, 0.9, 0.9), HeavyBall(0.2, 0.5, 0.5)])
-def test_the_valley_of_the_heavy_ball(opt):
+@pytest.mark.parametrize(
+    "opt", [HeavyBall(0.1, 0.9, 0.9), HeavyBall(0.2, 0.5, 0.5), Nesterov(0.01, 0.9), Nesterov(0.1, 0.5)]
+)
+def test_the_valley_of_momentum(opt):
     """L = ½yx² - by: y climbs to θp and stays, where the variance of x is 2b, so that the mean loss is 0.
 
     With x = 0, dy/dt = m/p and m follows b at the rate κ. So y gains (b/p)(t - l) + (m₀/p) l, l = (1 - exp(-κt)) / κ.
+    With Nesterov's momentum that is a share of β, and the gradient itself gains (b/p) t with the other.
     """
     b, p = 2e-4, float(opt.preconditioner(torch.zeros(()), 1))
     top = opt.threshold * p
@@ -291,26 +344,33 @@ def test_the_valley_of_the_heavy_ball(opt):
     y, kappa, t = central["outputs"].values[:, 1], -math.log(opt.memory), np.arange(30)
     m0 = float(opt.between(None, torch.tensor([b], dtype=torch.float64), 1))
     lag = (1 - np.exp(-kappa * t)) / kappa
-    np.testing.assert_allclose(y[:30] - y0, b / p * (t - lag) + m0 / p * lag, rtol=2e-3, atol=1e-3 * b / p)
+    gain = b / p * (t - (1 - opt.lead) * lag) + (1 - opt.lead) * m0 / p * lag
+    np.testing.assert_allclose(y[:30] - y0, gain, rtol=2e-3, atol=1e-3 * b / p)
     np.testing.assert_allclose(y[80:], top, rtol=2e-4)
     variance = central["variances"][:, 0].values * opt.threshold / top  # of x, since vᵀPv = 1 for v = p^-½
     np.testing.assert_allclose(variance[80:], 2 * b, rtol=1e-2)
     np.testing.assert_allclose(central["predicted_loss"][80:], 0, atol=1e-2 * b * top)
     x, y, mx, my, seen = 1e-3, top - 5 * b / p, 0.0, 0.0, []
     for _ in range(200_000):
-        mx, my = (opt.memory * m + (1 - opt.memory) * g for m, g in ((mx, y * x), (my, x * x / 2 - b)))
-        x, y = x - mx / p, y - my / p
+        gx, gy = y * x, x * x / 2 - b
+        mx, my = (opt.memory * m + (1 - opt.memory) * g for m, g in ((mx, gx), (my, gy)))
+        x, y = (w - opt.direction(m, g, 1) / p for w, m, g in ((x, mx, gx), (y, my, gy)))
         seen.append((x * x, y))
     assert np.mean(seen[100_000:], 0) == pytest.approx([2 * b, top], rel=0.1)
 
 
 def test_mean_square_of_momentum_in_a_cycle_of_two():
-    """At the threshold w = (-1)^t δ stays, and m is 2pδ: its square is what the flow predicts of Σ = δδᵀ."""
-    for opt in (HeavyBall(0.3, 0.8), AdamW(0.3, beta1=0.6, beta2=0.9, eps=1e3, weight_decay=0.5)):
+    """At the threshold w = (-1)^t δ stays, and m is a share of Hδ: its square is what the flow predicts of Σ = δδᵀ."""
+    for opt in (
+        HeavyBall(0.3, 0.8),
+        Nesterov(0.3, 0.8),
+        AdamW(0.3, beta1=0.6, beta2=0.9, eps=1e3, weight_decay=0.5),
+        NAdam(0.3, beta1=0.6, beta2=0.9, eps=1e3, momentum_decay=1.0),
+    ):
         p = opt.preconditioner(opt.init(torch.zeros(1, dtype=torch.float64)), 1000.0)
         w, m = torch.full((1,), 1e-3, dtype=torch.float64), None
         h = opt.threshold * p
-        m = 2 * p * w * (1 - opt.decay(1) / 2) * -1
+        m = -h * w * (1 - opt.memory) / (1 + opt.memory)
         for t in range(1000, 1020):
             m, direction = opt.momentum(m, h * w, t)
             w = (1 - opt.decay(t)) * w - direction / p

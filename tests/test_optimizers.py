@@ -6,7 +6,18 @@ import torch
 from conftest import mlp_objective
 from torch import nn
 
-from cflows import GradientDescent, Objective, RMSProp, ScalarRMSProp, simulate
+from cflows import (
+    Adam,
+    AdamW,
+    GradientDescent,
+    HeavyBall,
+    NAdam,
+    Nesterov,
+    Objective,
+    RMSProp,
+    ScalarRMSProp,
+    simulate,
+)
 
 
 def run(f, opt, steps):
@@ -40,12 +51,13 @@ def test_same_as_pytorch(ours, theirs):
     torch.testing.assert_close(run(f, ours, 20), run_torch(f, theirs, 20), rtol=1e-10, atol=1e-12)
 
 
-def torch_run(steps=12, **options):
+def torch_run(steps=12, kind=torch.optim.RMSprop, **options):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).double()
     x = torch.randn(16, 3, dtype=torch.float64)
     y = x.prod(1, keepdim=True)
-    optimizer = torch.optim.RMSprop(module.parameters(), **({"lr": 1e-3, "alpha": 0.98, "eps": 1e-6} | options))
+    given = {"lr": 1e-3, "alpha": 0.98, "eps": 1e-6} if kind is torch.optim.RMSprop else {}
+    optimizer = kind(module.parameters(), **(given | options))
 
     def go_on(steps):
         for _ in range(steps):
@@ -71,11 +83,50 @@ def test_a_run_of_torch_goes_on_here(tmp_path):
         simulate(f, RMSProp(1e-3, 0.98, 1e-6), 9, snapshot_every=8, progress=False, checkpoint=checkpoint)
 
 
+@pytest.mark.parametrize("steps", [0, 12])
+@pytest.mark.parametrize(
+    ("ours", "made", "kind", "options"),
+    [
+        (Adam, Adam, torch.optim.Adam, {"lr": 2e-3, "betas": (0.8, 0.95), "eps": 1e-5}),
+        (RMSProp, Adam, torch.optim.Adam, {"lr": torch.tensor(2e-3, dtype=torch.float64)}),
+        (Adam, AdamW, torch.optim.AdamW, {"lr": 2e-3, "weight_decay": 0.3}),
+        (NAdam, NAdam, torch.optim.NAdam, {"lr": 2e-3, "betas": (0.8, 0.95), "momentum_decay": 0.1}),
+        (HeavyBall, HeavyBall, torch.optim.SGD, {"lr": 0.02, "momentum": 0.8}),
+        (HeavyBall, HeavyBall, torch.optim.SGD, {"lr": 0.02, "momentum": 0.8, "dampening": 0.3}),
+        (HeavyBall, Nesterov, torch.optim.SGD, {"lr": 0.02, "momentum": 0.8, "nesterov": True}),
+        (GradientDescent, HeavyBall, torch.optim.SGD, {"lr": 0.02}),
+    ],
+)
+def test_a_run_with_momentum_goes_on_here(ours, made, kind, options, steps):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # in which NAdam keeps its product of momenta
+    try:
+        optimizer, module, f, go_on = torch_run(steps, kind, **options)
+        opt = ours.from_torch(optimizer, module)
+        assert isinstance(opt, made)
+        run = simulate(f, opt, 101, ("discrete",), eig_every=0, outputs=lambda w: w * 1.0, progress=False)
+        theirs = go_on(100)
+    finally:
+        torch.set_default_dtype(before)
+    np.testing.assert_allclose(run["discrete"]["outputs"][-1], theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_flows_go_on_with_the_momentum_of_a_run():
+    """They start at its weights with its averages: the central flow of the same run, burnt in here, is the same."""
+    optimizer, module, f, _ = torch_run(12, torch.optim.Adam, lr=1e-3)
+    start = torch_run(0)[2]
+    here = simulate(start, Adam(1e-3, eps=1e-8), 9, ("stable", "central"), burn_in=12, progress=False)
+    there = simulate(f, Adam.from_torch(optimizer, module), 9, ("stable", "central"), progress=False)
+    for name in ("stable", "central"):
+        np.testing.assert_allclose(there[name]["loss"], here[name]["loss"], rtol=1e-6)
+        np.testing.assert_allclose(there[name]["nu_sum"], here[name]["nu_sum"], rtol=1e-6)
+
+
 def test_what_can_not_go_on_is_named():
     optimizer, module, *_ = torch_run(1)
     with pytest.raises(TypeError, match="is a SGD"):
         RMSProp.from_torch(torch.optim.SGD(module.parameters()), module)
-    with pytest.raises(TypeError, match="ScalarRMSProp has no counterpart"):
+    with pytest.raises(TypeError, match=r"is a RMSprop; use RMSProp.from_torch, not ScalarRMSProp's"):
         ScalarRMSProp.from_torch(optimizer, module)
     with pytest.raises(ValueError, match=r"does not train 2\.weight, 2\.bias; freeze"):
         RMSProp.from_torch(torch.optim.RMSprop(module[0].parameters()), module)
@@ -91,6 +142,17 @@ def test_what_can_not_go_on_is_named():
         RMSProp.from_torch(*torch_run(1, weight_decay=0.1)[:2])
     with pytest.raises(ValueError, match=r"the objective has \d+ weights, the optimizer's state 26"):
         simulate(mlp_objective(), RMSProp.from_torch(optimizer, module), 2, progress=False)
+    with pytest.raises(TypeError, match="is a Adagrad; it must be RMSprop, SGD, Adam, AdamW or NAdam"):
+        Adam.from_torch(torch.optim.Adagrad(module.parameters()), module)
+    with pytest.raises(ValueError, match="has amsgrad and maximize, which Adam here has not"):
+        Adam.from_torch(*torch_run(1, torch.optim.Adam, amsgrad=True, maximize=True)[:2])
+    optimizer, module, *_ = torch_run(2, torch.optim.Adam)
+    groups = [{"params": module[0].parameters()}, {"params": module[2].parameters(), "betas": (0.8, 0.999)}]
+    with pytest.raises(ValueError, match=r"beta1 is 0.8, 0.9 in different groups"):
+        Adam.from_torch(torch.optim.Adam(groups), module)
+    optimizer.state[module[2].bias]["step"] += 1
+    with pytest.raises(ValueError, match="parameters have taken 2, 3 steps"):
+        Adam.from_torch(optimizer, module)
 
 
 def test_scalar_rmsprop_is_rmsprop_on_the_norm():

@@ -100,7 +100,9 @@ class Central(Flow):
 
     memory_variables: ClassVar = (
         *Flow.memory_variables,
-        Variable("predicted_momentum_norm_sq", "", "mean squared norm of m: ‖m‖² + Σᵢ 4pᵢ²Σᵢᵢ", 125),
+        Variable(
+            "predicted_momentum_norm_sq", "", "mean squared norm of m: ‖m‖² + Σᵢ (rθpᵢ)²Σᵢᵢ, r = (1-β₁)/(1+β₁)", 125
+        ),
     )
 
     def eig_tol(self, state, top):

@@ -156,6 +156,8 @@ class Flow(Process):
         """Steps in a unit of time that a largest eigenvalue asks for; ``most`` is that of λ dt without momentum."""
         if self.opt.memory:
             least = max(float(self.settings.substeps), 1.0)
+            if self.opt.lead:  # of which no more than 2/θ is the gradient itself
+                least = max(least, 2 * top / self.opt.threshold / MAX_HEUN_STEP)
             return math.ceil(max(leapfrog.STEPS * max(top / self.opt.threshold, 1.0) ** 0.5, least))
         return math.ceil(top / most)
 
