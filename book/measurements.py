@@ -85,8 +85,8 @@ def default(entries: Sequence[dict]) -> list[str]:
                 "that keeps its graph, a product is one with the Hessian",
                 "cost": f"their sum in gradients' time, of which a product takes {dear}",
                 "w, ν, loss": "errors at the end, of weights and ν as shares of the way that they go, and of the "
-                "predicted loss on average. The reference has steps of a third, and refreshes as often as an accuracy "
-                "of 8e‑5 asks for",
+                "predicted loss on average. The reference has steps of half a unit, refreshed as an accuracy of 1e‑4 "
+                "asks for",
             }
         ),
         *table([*head, "w", "ν", "loss"], rows),

@@ -235,21 +235,21 @@ _add(
     paper=(0.01, PAPER | {"replay_from": (2000,)}),
 )
 
-ADAM = {"eig_every": {"midpoint": 5}, "processes": ("discrete", "midpoint", "stable", "central", "ablated"),
-        "steps": 350, "snapshot_every": 349, "replay_from": (300,)}  # fmt: skip
+ADAM = {"eig_every": {"midpoint": 5}, "processes": ("discrete", "midpoint", "stable", "central", "ablated")}
 ADAM_CI = ADAM | {"eigs": 2, "eig_every": {"midpoint": 6}, "steps": 18, "snapshot_every": 17, "replay_steps": 6,
                   "replay_from": (10,)}  # fmt: skip
-for name, (lr, burn_in, task), (small_lr, small_burn_in, small) in (
-    ("adam-mlp", (1e-3, 100, CifarMLP(per_class=50, size=8, width=32)),
+for name, (lr, burn_in, steps, task), (small_lr, small_burn_in, small) in (
+    ("adam-mlp", (1e-3, 100, 350, CifarMLP(per_class=50, size=8, width=32)),
      (1e-2, 245, CifarMLP(per_class=10, size=8, width=8))),
-    ("adam-cnn", (2e-3, 150, CifarCNN(per_class=50, size=8, width=8)),
+    ("adam-cnn", (2e-3, 150, 350, CifarCNN(per_class=50, size=8, width=8)),
      (1e-2, 72, CifarCNN(per_class=10, size=8, width=4))),
-    ("adam-resnet", (2e-3, 100, CifarResNet(per_class=50, size=8, width=4)),
+    ("adam-resnet", (1e-3, 30, 200, CifarResNet(per_class=250)),
      (1e-2, 20, CifarResNet(per_class=5, size=8, width=2))),
-    ("adam-transformer", (5e-3, 150, SortingTransformer(sequences=64, width=16, depth=1)),
+    ("adam-transformer", (5e-3, 150, 350, SortingTransformer(sequences=64, width=16, depth=1)),
      (3e-2, 150, SortingTransformer(sequences=16, width=8, depth=1))),
 ):  # fmt: skip
-    normal = lr, ADAM | {"burn_in": burn_in, "task": task}
+    times = {"burn_in": burn_in, "steps": steps, "snapshot_every": steps - 1, "replay_from": (steps - 50,)}
+    normal = lr, ADAM | times | {"task": task}
     _add(name, Adam, ci=(small_lr, ADAM_CI | {"burn_in": small_burn_in, "task": small}), laptop=normal, paper=normal)
 
 

@@ -79,6 +79,28 @@ def annotations(request, monkeypatch):
     config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture
+def film(monkeypatch):
+    """The figure of the last film, and its function that draws a frame; all that it says can be read on a phone."""
+    from IPython.display import HTML
+    from matplotlib.text import Text
+
+    from cflows.book import animations
+
+    kept: dict = {}
+
+    def animation(fig, draw, frames, name, alt, fps=25, moving=(), crf=26):
+        fig.canvas.draw()
+        for text in fig.findobj(lambda x: isinstance(x, Text) and x.get_visible() and x.get_text().strip()):
+            size = text.get_fontsize() / 72 / fig.get_figwidth() * animations.PHONE
+            assert size >= animations.LEGIBLE, f"{text.get_text()!r} has {size:.1f} pixels"
+        kept.update(fig=fig, draw=draw, frames=frames)
+        return HTML(name)
+
+    monkeypatch.setattr(animations, "animation", animation)
+    return kept
+
+
 def mlp_objective(dtype=torch.float64, width=6, seed=0, examples=12, batch_size=None) -> cflows.Objective:
     """A small network whose Hessian can be written out."""
     generator = torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from matplotlib.text import Annotation
 
 import cflows
 from cflows.book import figures
-from cflows.book.chapters import gradient_descent, quadratic, rmsprop, scalar_rmsprop
+from cflows.book.chapters import adam, gradient_descent, quadratic, rmsprop, scalar_rmsprop
 
 mpl.use("agg")
 LAST = {"preset": "ci"}
@@ -43,10 +43,20 @@ def test_each_eigenvalue_has_its_panel():
     np.testing.assert_allclose(grows, (-1.1) ** np.arange(11))
 
 
-def test_two_weights_move():
+def test_two_weights_move(film):
     H, p = np.array([[2.0, 1.2], [1.2, 1.6]]), np.array([1.0, 0.5])
-    film = quadratic.two_weights(H, p, cflows.quadratic.preconditioned_gd(H, p, np.ones(2), 3))
-    assert "<video" in film.data
+    iterates = cflows.quadratic.preconditioned_gd(H, p, np.ones(2), 3)
+    assert quadratic.two_weights(H, p, iterates).data == "quadratic"
+    film["draw"](3)
+    np.testing.assert_array_equal(film["fig"].axes[0].lines[-1].get_data(), iterates[3:].T)
+
+
+def test_adam_has_a_panel_for_each_eigenvalue(film):
+    adam.film(shares=(0.1, 0.5, 1.0, 1.01), steps=20)
+    film["draw"](19)
+    for ax, share in zip(film["fig"].axes, (0.1, 0.5, 1.0, 1.01), strict=True):
+        path = adam.iterates(share * adam.threshold(0.9), 0.9, 20, m=-2.0)
+        np.testing.assert_allclose(ax.lines[1].get_ydata(), path)
 
 
 def test_the_valley_has_its_iterates_and_its_balance():
@@ -63,23 +73,24 @@ def test_the_valley_has_its_iterates_and_its_balance():
     assert levels == pytest.approx([-(0.02**0.5), 0.02**0.5])
 
 
-def test_gradient_descent_at_its_edge():
+def test_gradient_descent_at_its_edge(film):
     tree = run_of(cflows.GradientDescent(0.5))
     left, right = gradient_descent.edge_of_stability(tree).axes
     np.testing.assert_array_equal(left.lines[0].get_ydata(), tree["discrete"]["loss"])
     there = tree["midpoint"]["eigenvalues"].values[:, 0]
     np.testing.assert_array_equal(right.lines[0].get_ydata(), there[np.isfinite(there)])
-    assert "<video" in gradient_descent.film(tree).data
+    assert gradient_descent.film(tree).data == "gd-central-flow"
+    assert len(film["fig"].axes) == 3
 
 
-def test_one_adaptive_step_size(scalar):
+def test_one_adaptive_step_size(scalar, film):
     *_, right = scalar_rmsprop.step_size(scalar).axes
     step, limit = right.lines
     n, midpoint = scalar.attrs["weights"], scalar["midpoint"]
     np.testing.assert_allclose(step.get_ydata(), n / scalar["discrete"]["p_sum"])
     S = (midpoint["eigenvalues"][:, 0] * midpoint["p_sum"] / n).values
     np.testing.assert_allclose(limit.get_ydata(), 2 / S[np.isfinite(S)])
-    assert "<video" in scalar_rmsprop.film(scalar).data
+    assert scalar_rmsprop.film(scalar).data == "scalar-central-flow"
 
 
 def test_two_brakes_share_the_work(scalar):

@@ -22,7 +22,7 @@ def test_an_optimizer_beside_its_flows():
     assert trusted.notnull().any()
     np.testing.assert_array_equal(top.lines[1].get_ydata(), trusted)
     np.testing.assert_array_equal(bottom.lines[1].get_ydata(), tree["distance"]["central-discrete"])
-    assert bottom.get_ylabel() == "distance to some optimizer"
+    assert bottom.get_title() == "distance to some optimizer"
     plt.close(fig)
     fig = cflows.plot(tree, "some optimizer")
     loss, spectrum, distance, variance = fig.axes

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import xarray as xr
 from conftest import mlp_objective
-from IPython.display import HTML
 
 import cflows
 from cflows import metrics
 from cflows.averaging import smooth
-from cflows.book import animations
 from cflows.book.chapters import central_flow, predictions
 
 mpl.use("agg")
@@ -34,19 +32,6 @@ def run():
     )  # fmt: skip
     tree.attrs |= {"preset": "ci", "weights": f.dim}
     return tree
-
-
-@pytest.fixture
-def film(monkeypatch):
-    """The figure of the last film, and its function that draws a frame."""
-    kept: dict = {}
-
-    def animation(fig, draw, frames, name, alt, fps=25, moving=()):
-        kept.update(fig=fig, draw=draw, frames=frames)
-        return HTML(name)
-
-    monkeypatch.setattr(animations, "animation", animation)
-    return kept
 
 
 def test_the_stable_flow_beside_the_optimizer(run):

@@ -158,3 +158,30 @@ def test_a_notebook_holds_both_drawings_of_a_figure(monkeypatch):
         sizes[kind] = [float(x) for x in re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', drawn[kind]).groups()]  # type: ignore[union-attr]
     assert sizes["image/svg+xml"][0] > 1.8 * sizes[phone.MIME][0]
     assert sizes["image/svg+xml"][1] < sizes[phone.MIME][1]
+
+
+def test_columns_stay_together_and_share_their_steps():
+    fig, axes = plt.subplots(2, 3, figsize=(8.2, 5), sharex="col")
+    for j, (above, below) in enumerate(axes.T):
+        above.set_title(f"column {j}")
+        below.set_xlabel("step")
+    axes[0, 0].set_ylabel("loss")
+    phone.restack(fig)
+    fig.canvas.draw()
+    tops = [ax.get_window_extent().y1 for ax in axes.T.ravel()]
+    assert tops == sorted(tops, reverse=True)
+    assert [ax.get_xlabel() for ax in axes.T.ravel()] == 3 * ["", "step"]
+    assert [ax.xaxis.get_tick_params()["labelbottom"] for ax in axes.T.ravel()] == 3 * [False, True]
+    assert [ax.get_ylabel() for ax in axes[0]] == 3 * ["loss"]
+    assert max(ax.get_window_extent().height for ax in axes.flat) < phone.LOW * fig.dpi
+
+
+def test_panels_of_a_row_have_one_name_for_their_values_and_one_for_their_steps():
+    fig, axes = plt.subplots(2, 4, figsize=(7.6, 5), sharex=True)
+    for ax in axes.flat:
+        ax.set_title("its own")
+    axes[1, 0].set_xlabel("step")
+    axes[0, 0].set_ylabel("error")
+    phone.restack(fig)
+    assert [ax.get_ylabel() for ax in axes.flat] == 4 * ["error", ""]
+    assert [ax.get_xlabel() for ax in axes.flat] == 6 * [""] + 2 * ["step"]

@@ -6,11 +6,10 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from IPython.display import HTML
 
 from cflows import experiments, preconditioners, stationary
 from cflows.averaging import smooth
-from cflows.book import animations
+from cflows.book import figures
 from cflows.book.chapters import acceleration, preconditioner
 from cflows.tasks import CifarMLP
 
@@ -37,19 +36,6 @@ def made(tmp_path_factory):
         run = experiments.compute(e, "cpu")
     run.attrs["preset"] = "ci"
     return run, preconditioners.along(e.objective("cpu"), e.optimizer, run)
-
-
-@pytest.fixture
-def film(monkeypatch):
-    """The figure of the last film, and its function that draws a frame."""
-    kept: dict = {}
-
-    def animation(fig, draw, frames, name, alt, fps=25, moving=()):
-        kept.update(fig=fig, draw=draw, frames=frames)
-        return HTML(name)
-
-    monkeypatch.setattr(animations, "animation", animation)
-    return kept
 
 
 def named(ax) -> str:
@@ -87,7 +73,7 @@ def test_paths_end_at_rest():
 
 
 def test_learning_rates_have_one_notation():
-    assert [preconditioner.title(x) for x in (1.2e-4, 1e-4, "ResNet")] == [
+    assert [figures.title(x) for x in (1.2e-4, 1e-4, "ResNet")] == [
         r"$\eta = 1.2\times10^{-4}$", r"$\eta = 10^{-4}$", "ResNet"
     ]  # fmt: skip
 

@@ -1,11 +1,16 @@
 """What the build does to pages: formulas are typeset, and style sheets lose what no page needs."""
 
+import io
 import json
 import os
+import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import tinycss2
+from PIL import Image
 
 
 @pytest.fixture(autouse=True)
@@ -108,3 +113,39 @@ def test_a_description_is_plain_text_of_the_first_sentences():
     assert text.startswith("Where does ν come from? word word")
     assert text.endswith("word…")
     assert len(text) <= 200
+
+
+def test_a_path_goes_on_from_where_it_is():
+    from drawings import short
+
+    assert short("M 1.5 2 \nL 1.75 2.5 \nL 0.5 2 \n") == "m1.5 2 .25 .5-1.25-.5"
+    assert short("M 1 1 H 3 V 2 z M 0 0 Q 1 1 2 0") == "m1 1 2 0 0 1zm-1-1q1 1 2 0"
+    points = np.random.default_rng(0).uniform(0, 300, (90, 2))
+    path = short("".join(f"{'L' if i else 'M'} {x:.6f} {y:.6f} \n" for i, (x, y) in enumerate(points)))
+    steps = np.array(re.findall(r"-?\d*\.?\d+", path), dtype=float).reshape(-1, 2)
+    np.testing.assert_allclose(np.cumsum(steps, axis=0), points, atol=0.051)  # no error adds up
+
+
+def test_a_lighter_drawing_looks_the_same(browser, tmp_path):
+    from drawings import light
+
+    fig, (left, right) = plt.subplots(1, 2, figsize=(6, 3))
+    rng = np.random.default_rng(0)
+    left.plot(rng.standard_normal(500).cumsum(), label=r"$\frac{1}{2} \hat\nu_i$")
+    left.legend()
+    left.set_title(r"a title with $10^{-3}$, turned", rotation=10)
+    right.hexbin(*rng.standard_normal((2, 500)), gridsize=20, rasterized=True)
+    right.plot([0, 1], [0, 1], "o--", color="red", clip_on=False)
+    file = io.StringIO()
+    fig.savefig(file, format="svg")
+    plt.close(fig)
+    heavy, page = file.getvalue(), browser.new_page(viewport={"width": 600, "height": 300})
+    assert len(light(heavy)) < 0.7 * len(heavy)
+    seen = []
+    for i, drawing in enumerate((heavy, light(heavy))):
+        (tmp_path / f"{i}.svg").write_text(drawing)
+        page.goto((tmp_path / f"{i}.svg").as_uri())
+        seen.append(np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"), dtype=float))
+    page.close()
+    assert seen[0].std() > 10
+    assert abs(seen[1] - seen[0]).mean() < 0.5

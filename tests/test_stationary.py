@@ -127,6 +127,15 @@ def test_low_rank_at_some_size():
     np.testing.assert_allclose(direct.p, s.p, rtol=0.02)
 
 
+@pytest.mark.parametrize(("seed", "lr"), [(10, math.inf), (26, 30.0)])
+def test_where_the_ascents_stall_all_of_a_small_hessian_is_asked_for(seed, lr):
+    """Top eigenvalues of a negative semidefinite P⁻¹H, a millionth of its lowest, are never found exactly enough."""
+    rng, n = np.random.default_rng(seed), 150
+    A, g = torch.from_numpy(rng.standard_normal((n, n))), rng.standard_normal(n)
+    s = stationary.solve(lambda V: -A @ (A.T @ V) / n, g, lr, remember=0)
+    assert s.primal == pytest.approx(stationary.solve(-(A @ A.T) / n, torch.from_numpy(g), lr).primal, rel=1e-6)
+
+
 @pytest.mark.parametrize("v", [[1.0, 1.0, 1.0], [1.0, 2.0, 3.0]])
 def test_nothing_holds_down_where_nothing_curves_up(v):
     """-vvᵀ has the largest eigenvalue 0, but for rounding."""

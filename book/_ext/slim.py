@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tinycss2
 from bs4 import BeautifulSoup
+from drawings import light
 from fontTools import subset
 from screens import narrow
 
@@ -104,25 +105,6 @@ def slim(app, exception):
         shrink(font, characters)
     for figure in site.glob("_images/*.svg"):
         figure.write_text(light(figure.read_text()))
-
-
-def light(drawing: str) -> str:
-    """A drawing without comments, names that nothing refers to, and digits that nobody sees."""
-    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
-    named = set(re.findall(r"#([\w-]+)", text))
-    text = re.sub(r' id="([\w-]+)"', lambda name: name[0] if name[1] in named else "", text)
-    text = re.sub(r' d="[^"]*"', lambda path: short(path[0]), text)
-    place = r' [xy]="[^"]*"|translate\([^)]*\)'
-    text = re.sub(place, lambda at: re.sub(r"(\.\d\d)\d+", r"\1", at[0]), text)
-    text = re.sub(r' style="[^"]*"', lambda style: re.sub(r"([:;]) ", r"\1", style[0]), text)
-    return re.sub(r"\s*\n\s*", "\n", text)
-
-
-def short(path: str) -> str:
-    """A path of a drawing, its coordinates to a tenth of a point (of small marks to a hundredth), without spaces."""
-    digits = 1 if len(path) > 400 else 2
-    path = re.sub(r"-?\d+\.\d+", lambda x: f"{round(float(x[0]), digits):g}", path)
-    return re.sub(r"\s*([MLQCHVz])\s*", r"\1", path)
 
 
 def setup(app):

@@ -13,6 +13,7 @@
     Object.assign(slider, { type: "range", min: 0, max: 1000, value: 0 });
     slider.setAttribute("aria-label", "position in the film");
     bar.append(button, slider);
+    bar.style.maxWidth = `${film.getAttribute("width")}px`;
     film.after(bar);
     film.controls = false;
     film.style.aspectRatio = `${film.getAttribute("width")} / ${film.getAttribute("height")}`;

@@ -7,24 +7,48 @@ import tempfile
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import imageio_ffmpeg
 import matplotlib.pyplot as plt
 import numpy as np
+import xarray as xr
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from PIL import Image
 
-from . import media
+from . import figures, media
+from .claims import SMALL
 
 #: Which of the frames is the poster, as a share of them: early enough that it does not tell how the film ends.
 POSTER = 0.3
 #: Height that players take for their controls, in pixels. Where there is no script that puts them below the film
 #: (book/_static/films.js), the player's own stand in a strip of this height under it.
 CONTROLS = 64
+#: Of a film, in inches: as wide as a phone's page, type of nine points is nine pixels there (`LEGIBLE`).
+WIDTH = 4.9
+#: Pixels of a film in an inch, and those that a page shows in their place where it is wide.
+DPI, SHOWN = 140, 112
+#: The smallest type of a film, in pixels, and how wide it is on a phone with 390.
+LEGIBLE, PHONE = 9, 358
+
+
+def size(height: float) -> dict[str, Any]:
+    """Options of a film's figure.
+
+    Parameters
+    ----------
+    height : float
+        In inches.
+
+    Returns
+    -------
+    dict
+        ``figsize`` and ``dpi``.
+    """
+    return {"figsize": (WIDTH, height), "dpi": DPI}
 
 
 def animation(
@@ -101,6 +125,7 @@ def animation(
             embedded = f"data:{kind};base64,{base64.b64encode(content).decode()}"
             sources.append(media.publish(path.name, content) or embedded)
     plt.close(fig)
+    width, height = (round(x * min(1, SHOWN / fig.dpi)) for x in (width, height))
     return HTML(
         f'<video class="film" controls muted playsinline preload="none" width="{width}" height="{height}" '
         f'poster="{sources[1]}" aria-label="{escape(alt)}" style="max-width: 100%; height: auto; '
@@ -138,3 +163,27 @@ def training_animation(fig: Figure, steps: int, frames: int, name: str, alt: str
             text.set_visible(text.xy[0] <= now)
 
     return animation(fig, draw, frames, name, alt, fps, [*lines, *names])
+
+
+def beside(run: xr.DataTree, optimizer: str, name: str, frames: int = 100):
+    """A film of an optimizer and its flows: losses, eigenvalues and distances, drawn as training goes on.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        With "discrete", "stable" and "central".
+    optimizer : str
+        What it is called in the film.
+    name : str
+        As of `animation`.
+    frames : int
+        Number of frames of a run that is not of the smallest preset.
+
+    Returns
+    -------
+    IPython.display.HTML
+    """
+    alt = f"Loss, eigenvalues and distance of the central flow beside {optimizer}, as training runs."
+    fig = figures.beside(run, optimizer, **size(5.6))
+    frames = 5 if run.attrs["preset"] == SMALL else frames
+    return training_animation(fig, run["discrete"].sizes["step"], frames, name, alt)

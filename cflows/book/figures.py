@@ -17,6 +17,7 @@ import xarray as xr
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from ..averaging import smooth
@@ -75,7 +76,7 @@ def threshold(ax: Axes, value: float = 2.0, label: str = "2, the edge of stabili
     label : str
     """
     ax.axhline(value, color=COLORS["threshold"], ls="--", lw=1, zorder=1)
-    ax.text(0.01, value, label, transform=ax.get_yaxis_transform(), va="bottom", fontsize=8.5, color="#666666")
+    ax.text(0.01, value, label, transform=ax.get_yaxis_transform(), va="bottom", fontsize=9, color="#666666")
 
 
 def mark(axes: Sequence[Axes], step: int) -> None:
@@ -88,6 +89,43 @@ def mark(axes: Sequence[Axes], step: int) -> None:
     """
     for ax in axes:
         ax.axvline(step, color=COLORS["threshold"], lw=1, ls=":")
+
+
+def plain(ax: Axes, digits: Sequence[float] = (1, 2, 5)) -> None:
+    """Numbers without powers along a logarithmic axis of values.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+    digits : sequence of float
+        Which numbers of each decade.
+    """
+    ax.yaxis.set_major_locator(LogLocator(subs=digits))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_formatter("{x:g}")
+
+
+def title(name: str | float) -> str:
+    r"""What a panel is called: a name, or a learning rate in one notation, as η = 3×10⁻⁵.
+
+    Parameters
+    ----------
+    name : str or float
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> title(3e-5), title(1e-4), title("ResNet")
+    ('$\\eta = 3\\times10^{-5}$', '$\\eta = 10^{-4}$', 'ResNet')
+    """
+    if isinstance(name, str):
+        return name
+    digits, exponent = f"{name:.1e}".split("e")
+    factor = "" if float(digits) == 1 else rf"{float(digits):g}\times"
+    return rf"$\eta = {factor}10^{{{int(exponent)}}}$"
 
 
 def eigenvalues(ax: Axes, steps: ArrayLike, values: np.ndarray, count: int = 4, names: bool = True, **style) -> None:
@@ -178,7 +216,7 @@ def compare(
     return cast(Figure, axes[0].figure)
 
 
-def beside(run: xr.DataTree, optimizer: str) -> Figure:
+def beside(run: xr.DataTree, optimizer: str, **options) -> Figure:
     """An optimizer and its flows over time: loss, eigenvalues of the effective Hessian, distance to the optimizer.
 
     Parameters
@@ -187,16 +225,20 @@ def beside(run: xr.DataTree, optimizer: str) -> Figure:
         As of `simulate`, with the processes "discrete" and "central".
     optimizer : str
         What it is called in the figure.
+    **options
+        Of the figure, such as its size.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
-    fig, (top, middle, bottom) = plt.subplots(3, 1, figsize=(7.2, 6.6), sharex=True)
+    fig, (top, middle, bottom) = plt.subplots(3, 1, sharex=True, **{"figsize": (7.2, 6.6)} | options)
     _losses(top, run, optimizer)
     _spectrum(middle, run)
     _distances(bottom, run, optimizer)
     bottom.set(xlabel="step", xlim=(0, run["discrete"].sizes["step"]))
+    for ax in (top, middle, bottom):  # above, where there is more room for words
+        ax.set(title=ax.get_ylabel(), ylabel="")
     return fig
 
 

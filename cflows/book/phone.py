@@ -6,6 +6,7 @@ that suits the reader's screen.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from matplotlib.axes import Axes
@@ -18,6 +19,8 @@ MIME = "application/vnd.cflows.phone+svg"
 WIDTH = 3.9
 #: Of a panel whose axes have different units, in inches: flat enough that two of them fit a screen.
 MAX_HEIGHT, MIN_HEIGHT = 2.5, 1.5
+#: Of a panel if there are more than so many under one another.
+LOW, MANY = 1.8, 4
 #: A legend that covers a larger share of its panel than this goes below the panel.
 MAX_LEGEND = 0.3
 
@@ -51,17 +54,26 @@ def restack(fig: Figure) -> Figure:
         spec = ax.get_subplotspec()
         spots.setdefault((spec.num1, spec.num2), []).append(ax)  # type: ignore[union-attr]
     columns = max(1, min(grid.ncols, int(WIDTH / (width / grid.ncols))))
-    part = (width / grid.ncols, height / grid.nrows, WIDTH / columns)
-    tall = [max(_height(ax, *part) for ax in spots[spot]) for spot in sorted(spots)]
+    part = (len(spots) <= MANY or columns > 1, width / grid.ncols, height / grid.nrows, WIDTH / columns)
+    headed = columns == 1 and _headed(spots, grid.ncols)
+    order = sorted(spots, key=(lambda spot: (spot[0] % grid.ncols, spot[0])) if headed else None)
+    tall = [max(_height(ax, *part) for ax in spots[spot]) for spot in order]
     if columns < grid.ncols:
         rows = -(-len(spots) // columns)
         heights = [max(tall[row * columns : (row + 1) * columns]) for row in range(rows)]
         new = GridSpec(rows, columns, figure=fig, height_ratios=heights)
-        for i, spot in enumerate(sorted(spots)):
+        for i, spot in enumerate(order):
+            row = spot[0] // grid.ncols
             for ax in spots[spot]:
                 if len(spots[spot]) == 1:
-                    _name_values(ax, panels, alone=columns == 1)
+                    first = [x for other in sorted(spots) if other[0] // grid.ncols == row for x in spots[other]]
+                    others = [other for other in panels if ax.get_shared_y_axes().joined(ax, other)]
+                    _name_values(ax, [*others, *(first if headed else [])], alone=columns == 1)
                 ax.set_subplotspec(new[i])
+        stack = [spots[spot] for spot in order]
+        _name_steps(stack, columns)
+        if columns > 1:
+            _name_once(stack, columns)
         total = sum(heights)
     else:
         rows = grid.nrows
@@ -74,20 +86,46 @@ def restack(fig: Figure) -> Figure:
     return fig
 
 
-def _height(ax: Axes, width: float, height: float, new_width: float) -> float:
+def _headed(spots: Mapping[tuple[int, int], Sequence[Axes]], columns: int) -> bool:
+    """Whether the titles of the panels are those of columns: in the first row, and nowhere else."""
+    rows = [bool(spots[spot][0].get_title(loc="left")) for spot in sorted(spots)]
+    return all(rows[:columns]) and not any(rows[columns:]) and len(rows) > columns
+
+
+def _height(ax: Axes, few: bool, width: float, height: float, new_width: float) -> float:
     """How tall a panel is to be: as before in proportion where both axes have one unit."""
     if ax.get_aspect() != "auto":
         return height / width * new_width
-    return min(max(height, MIN_HEIGHT), MAX_HEIGHT)
+    return min(max(height, MIN_HEIGHT), MAX_HEIGHT if few else LOW)
 
 
-def _name_values(ax: Axes, panels: list[Axes], alone: bool) -> None:
-    """Tick labels, and the name of the values, which a panel had from the one to its left."""
+def _name_values(ax: Axes, row: Sequence[Axes], alone: bool) -> None:
+    """Tick labels, and the name of the values, which a panel had from the first of its row."""
     ax.tick_params(labelleft=ax.yaxis.get_visible() and bool(ax.get_yticks().size))
     if alone and not ax.get_ylabel():
-        shared = [other for other in panels if ax.get_shared_y_axes().joined(ax, other) and other.get_ylabel()]
-        if shared:
-            ax.set_ylabel(shared[0].get_ylabel())
+        ax.set_ylabel(next((other.get_ylabel() for other in row if other.get_ylabel()), ""))
+
+
+def _name_once(stack: Sequence[Sequence[Axes]], columns: int) -> None:
+    """What all panels have for values, named at the first one of each row."""
+    names = {ax.get_ylabel() for axes in stack for ax in axes} - {""}
+    if len(names) == 1:
+        (name,) = names
+        for i, axes in enumerate(stack):
+            axes[0].set_ylabel("" if i % columns else name)
+
+
+def _name_steps(stack: Sequence[Sequence[Axes]], columns: int) -> None:
+    """Tick labels and a name below the last panel of those under one another that share an axis, and nowhere else."""
+    names = {ax: ax.get_xlabel() for axes in stack for ax in axes}
+    for i, axes in enumerate(stack):
+        below = [ax for spot in stack[i + columns : i + columns + 1] for ax in spot]
+        for ax in axes:
+            shared = ax.get_shared_x_axes()
+            if others := [other for other in names if other is not ax and shared.joined(ax, other)]:
+                last = not set(below) & set(others)
+                ax.tick_params(labelbottom=last)
+                ax.set_xlabel(next((names[x] for x in (ax, *others) if names[x]), "") if last else "")
 
 
 def _move_legend(ax: Axes) -> None:

@@ -87,8 +87,9 @@ class Watch:
             return
         now, weights, gradients = next_step(self.optimizer), self.weights, self.gradients
         self.weights, self.gradients = {}, {}
-        way = flat([p.detach() - weights[p] for p in now.parameters])
-        width, decay = float((now.edge * way * way).sum()), float((now.decay * way * way).sum())
+        way = flat([weights[p].neg_().add_(p.detach()) for p in now.parameters])
+        square = way * way
+        width, decay = float(now.edge @ square), float((now.decay * square).sum()) if now.decay.any() else 0.0
         number = now.count or self.taken
 
         def quotient(curvature: float, critical: float = math.nan) -> Quotient:
@@ -102,8 +103,8 @@ class Watch:
 
             def finish() -> Quotient:
                 pairs = [(p.grad, gradients[p], p) for p in now.parameters]
-                change = [torch.zeros_like(p) if a is None or b is None else a - b for a, b, p in pairs]
-                return quotient(float((now.sign * way * flat(change)).sum()))
+                change = [torch.zeros_like(p) if a is None or b is None else b.neg_().add_(a) for a, b, p in pairs]
+                return quotient(float((now.sign * way) @ flat(change)))
 
             self.late = finish
 

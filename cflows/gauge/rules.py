@@ -175,16 +175,21 @@ def next_step(optimizer: optim.Optimizer) -> Step:
         )
 
     def flat(values: list[Tensor | float]) -> Tensor:
+        numbers = [x for x in values if not isinstance(x, Tensor)]
+        if len(numbers) == len(values) and len(set(numbers)) == 1:  # no memory for n equal numbers
+            each = torch.cat([p.new_full((1,), numbers[0]) for p, *_ in moved])
+            return each[:1].expand(sum(p.numel() for p, *_ in moved))
         pieces = [torch.as_tensor(x).to(p).expand_as(p) for x, (p, *_) in zip(values, moved, strict=True)]
         return torch.cat([x.detach().reshape(-1) for x in pieces])
 
     edge = flat([held.p * held.threshold for _, held, _ in moved])
     floor = flat([held.floor * held.threshold for _, held, _ in moved])
+    decay = flat([held.decay for _, held, _ in moved])
     return Step(
         parameters=[parameter for parameter, *_ in moved],
         edge=edge,
         floor=floor,
-        decay=flat([held.decay for _, held, _ in moved]) * (edge > floor),  # without gradients ever: at rest
+        decay=decay * (edge > floor) if any(held.decay for _, held, _ in moved) else decay,  # no gradient ever: at rest
         sign=flat([-1.0 if group["maximize"] else 1.0 for *_, group in moved]),
         thresholds={held.threshold for _, held, _ in moved},
         rates=list({float(group["lr"]): held.shrink for _, held, group in moved}.items()),

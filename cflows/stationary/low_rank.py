@@ -28,6 +28,8 @@ MIN_NEW_SHARE = 0.5  # of an eigenvector outside the span of V, for it to become
 MAX_STALLED = 5  # rounds without a smaller gap: 1 ends too early, 30 cost rounds and find nothing
 MAX_GAP_GROWTH = 2.0  # where a new direction is found: beyond it earlier gaps had missed the direction
 MAX_ROUNDS = 100  # some 10 suffice
+MAX_DENSE = 1_000  # weights for which all of H is asked for where that is better: the dense method takes seconds
+MAX_SHARE = 20  # products over those with all of H, beyond which it is
 CYCLE = 20  # iterations between two evaluations of the gain: 4 end ascents too early, 100 too late
 HISTORY = 3  # of L-BFGS: 20 save nothing and take memory
 MAX_CYCLES = 25  # of an ascent, for those to P = 0 that do not end
@@ -147,19 +149,23 @@ def solve_low_rank(
         stalled = int(missed) if best is None or abs(gap) < abs(best.gap) else stalled + 1
         best = point if best is None or point.converged or abs(gap) < abs(best.gap) else best
         full = U.shape[1] > 0 and V.shape[1] >= max_rank
+        ended = stalled >= MAX_STALLED or rounds >= MAX_ROUNDS
+        known, left = H.Q.shape[1] == n, max_products - H.spent
         if point.converged:
             message = ""
-        elif full and (stalled or H.spent >= max_products):
+        elif full and (stalled or left <= 0):
             message = f"λ_max(P⁻¹H) is still {top:.6g} at rank {max_rank}, the largest allowed; allow more (max_rank)"
-        elif H.spent >= max_products:
+        elif (known and ended) or (
+            n <= min(MAX_DENSE, max_products) and (ended or left <= 0 or H.spent > MAX_SHARE * n)
+        ):
+            dense = solve_dense(H.product(torch.eye(n, dtype=b.dtype, device=b.device)), b, tol)
+            return replace(dense if dense.gap < abs(best.gap) else best, hvps=H.spent, message=dense.message)
+        elif left <= 0:
             message = f"{H.spent} Hessian-vector products were spent; allow more (max_products), or start nearer"
-        elif stalled < MAX_STALLED and rounds < MAX_ROUNDS:
+        elif not ended:
             U = U[:, : max(max_rank - V.shape[1], 0)]
             V = torch.cat([V, min(1.0, math.sqrt(abs(gap))) * U / U.abs().amax(0)], dim=1)
             continue
-        elif H.Q.shape[1] == n:  # all of H is known
-            dense = solve_dense(H.product(torch.eye(n, dtype=b.dtype, device=b.device)), b, tol)
-            return replace(dense if dense.gap < abs(best.gap) else best, hvps=H.spent, message=dense.message)
         else:
             message = f"it no longer improves, and λ_max(P⁻¹H) is {top:.6g}; {H.like.dtype} may not allow more"
         return replace(best, hvps=H.spent, message=message)

@@ -17,7 +17,6 @@ from ...averaging import smooth
 from .. import animations, figures
 from ..claims import SMALL
 from ..figures import COLORS, PROCESSES
-from .preconditioner import plain, title
 
 FRAMES = 100, 20  # in which a film's curves grow, and for which it then stands still
 STATIONARY = {
@@ -53,7 +52,7 @@ def stationary_flow(run: xr.DataTree, branch: int):
         r"sum of $\nu$ over all weights": lambda d: d["nu_sum"],
         "score of the true class of a test image": lambda d: d["outputs"][:, image],
     }
-    fig, axes = plt.subplots(3, 1, figsize=(6.2, 6.4), sharex=True)
+    fig, axes = plt.subplots(3, 1, sharex=True, **animations.size(5.6))
     for ax, (name, of) in zip(axes, series.items(), strict=True):
         _curves(ax, shown, of, {"discrete": ITSELF}, STATIONARY)
         lines = [line for line in ax.lines if line.get_label() != STATIONARY["central"]]
@@ -62,8 +61,8 @@ def stationary_flow(run: xr.DataTree, branch: int):
         limits = branch - (steps - branch) // 6, steps
         ax.set(title=name, xlim=limits, ylim=(seen.min() - margin, seen.max() + margin))
     figures.mark(axes, branch)
-    words = " the stationary flows start here, from the central flow"
-    axes[-1].text(branch, 0.05, words, transform=axes[-1].get_xaxis_transform(), fontsize=8.5, color="#555555")
+    words = " the stationary flows start here"
+    axes[0].text(branch, 0.05, words, transform=axes[0].get_xaxis_transform(), fontsize=9, color="#555555")
     axes[-1].set(xlabel="step")
     _legend(fig, axes[0])
     said = "Loss, sum of nu and a score: RMSProp, the central flow, the stationary flow with and without penalty."
@@ -117,7 +116,7 @@ def acceleration(run: xr.DataTree):
         "mean step size (harmonic)": ("mean step size", "discrete", lambda d: n / smooth(d["p_sum"])),
     }
     ratios, texts = metrics.ablation(run), []
-    fig, axes = plt.subplots(3, 1, figsize=(6.2, 6.4), sharex=True)
+    fig, axes = plt.subplots(3, 1, sharex=True, **animations.size(5.6))
     for ax, (name, (what, optimizer, of)) in zip(axes, series.items(), strict=True):
         _curves(ax, run, of, {optimizer: AVERAGE if what != "sharpness" else AVERAGE | {"label": None}}, PENALTY)
         ax.set(title=name, xlim=(0, 1.1 * steps), yscale="log" if what == "loss" else "linear")
@@ -129,7 +128,7 @@ def acceleration(run: xr.DataTree):
         texts += [arrow, ax.text(1.02 * steps, middle, f"×{ratios[what]:.2g}", fontsize=11, va="center")]
     axes[-1].set(xlabel="step", ylim=(0, None))
     axes[1].set(ylim=(0, None))
-    plain(axes[0])
+    figures.plain(axes[0])
     _legend(fig, axes[0])
     said = "Loss, sharpness and mean step size, for RMSProp, the central flow, and the flow without curvature penalty."
     return _film(fig, run, steps, "acceleration", said, texts)
@@ -154,10 +153,10 @@ def three_rates(runs: Mapping[float, xr.DataTree]) -> Figure:
         scaled = xr.DataTree.from_dict(flows)
         _curves(upper, scaled, _sharpness, {}, PENALTY)
         _curves(lower, scaled, partial(_mean_step, n), {}, PENALTY)
-        upper.set(title=title(lr), yscale="log")
+        upper.set(title=figures.title(lr), yscale="log")
         lower.set(yscale="log", xlabel=r"$\eta t$")
-        plain(upper)
-        plain(lower)
+        figures.plain(upper)
+        figures.plain(lower)
     axes[0, 0].set_ylabel("sharpness")
     axes[1, 0].set_ylabel("mean step size")
     _legend(fig, axes[0, 0])

@@ -94,14 +94,18 @@ def film(beta1: float = 0.9, shares: Sequence[float] = (0.1, 0.9, 1.0, 1.0005), 
     IPython.display.HTML
     """
     paths = [iterates(share * threshold(beta1), beta1, steps, m=-2.0) for share in shares]  # as if it came from -1
-    fig, axes = plt.subplots(1, len(shares), figsize=(8.2, 2.6), sharey=True)
+    rows = -(-len(shares) // 2)
+    fig, axes = plt.subplots(rows, 2, sharex=True, sharey=True, squeeze=False, **animations.size(1.7 * rows + 0.5))
     lines, dots = [], []
-    for ax, share in zip(axes, shares, strict=True):
+    for ax, share in zip(axes.flat, shares, strict=True):
         ax.axhline(0, color=COLORS["threshold"], lw=0.8)
         lines.append(ax.plot([], [], "-", lw=0.8, color=COLORS["discrete"], alpha=0.7)[0])
         dots.append(ax.plot([], [], "o", ms=5, color=COLORS["discrete"])[0])
-        ax.set(title=rf"$\lambda = {share:g}\,\theta$", xlabel="step", xlim=(0, steps), ylim=(-3.4, 3.4))
-    axes[0].set_ylabel("iterate")
+        ax.set(title=rf"$\lambda = {share:g}\,\theta$", xlim=(0, steps), ylim=(-3.4, 3.4))
+    for ax in axes[-1]:
+        ax.set_xlabel("step")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("iterate")
 
     def draw(i: int) -> None:
         for line, dot, path in zip(lines, dots, paths, strict=True):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from ... import metrics
 from ...averaging import smooth
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 WINDOW = 60  # steps of the optimizer that are seen at once
 SECOND = "#767676"  # the second of two networks
+
+
+#: A film of RMSProp and its flows, drawn as training goes on: a function of the run.
+film = partial(animations.beside, optimizer="RMSProp", name="central-flow", frames=120)
 
 
 def stable_flow(run: xr.DataTree) -> Figure:
@@ -74,7 +78,7 @@ def valley(run: xr.DataTree):
     displacement = np.where(deviation > 0, central["displacements"].values[:, 0], np.nan)
     begin = max(metrics.edge(run.children["central"]) - WINDOW // 2, 0)
     limit = 1.1 * np.nanmax(abs(displacement)) if np.isfinite(displacement).any() else 1.0
-    fig = plt.figure(figsize=(6.2, 5.2))
+    fig = plt.figure(**animations.size(4.6))
     grid = fig.add_gridspec(2, 2, height_ratios=(3, 2))
     above, left, right = (fig.add_subplot(grid[place]) for place in ((0, slice(None)), (1, 0), (1, 1)))
 
@@ -93,12 +97,10 @@ def valley(run: xr.DataTree):
 
     left.semilogy(step, rmsprop["loss"], color=COLORS["discrete"], lw=2.5)
     left.semilogy(step, central["predicted_loss"], color=COLORS["central"], lw=1)
-    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-    left.yaxis.set_major_formatter("{x:g}")
-    left.yaxis.set_minor_formatter(NullFormatter())
+    figures.plain(left, (1, 2, 3, 5))
     left.set(title="training loss", xlabel="step")
     right.set(title=r"eigenvalues of $P^{-1}H$", xlabel="step", ylim=(0, 2.4))
-    figures.eigenvalues(right, step, central["eigenvalues"].interpolate_na("step").values, 3)
+    figures.eigenvalues(right, step, central["eigenvalues"].interpolate_na("step").values, 3, names=False)
     figures.threshold(right, label="")
     marks = [ax.axvline(begin, color=COLORS["discrete"], lw=1) for ax in (left, right)]
 
@@ -114,25 +116,6 @@ def valley(run: xr.DataTree):
 
     alt = "RMSProp zigzags across the valley about the straight line of the central flow, as training runs."
     return animations.animation(fig, draw, frames, "valley", alt)
-
-
-def film(run: xr.DataTree):
-    """RMSProp and its flows, drawn as training goes on.
-
-    Parameters
-    ----------
-    run : xarray.DataTree
-        With "discrete", "stable" and "central".
-
-    Returns
-    -------
-    IPython.display.HTML
-    """
-    fig = figures.beside(run, "RMSProp")
-    fig.set_size_inches(6.2, 6.6)
-    frames = 5 if run.attrs["preset"] == SMALL else 120
-    alt = "Loss, eigenvalues and distance of the central flow beside RMSProp, as training runs."
-    return animations.training_animation(fig, run["discrete"].sizes["step"], frames, "central-flow", alt)
 
 
 def beside(run: xr.DataTree) -> Figure:

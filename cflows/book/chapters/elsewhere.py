@@ -19,7 +19,7 @@ PANELS = {
     "mean_loss_error": ("error of the predicted loss", 0.03, (1e-4, 1)),
     "loss_error_without": ("the same without tr X", 0.03, (1e-4, 1)),
     "nu_error": ("error of ν", 0.1, (3e-3, 1)),
-    "distance": ("distance / stable flow's", 0.5, (3e-2, 3)),
+    "distance": ("distance / stable flow", 0.5, (3e-2, 3)),
     "variance_error": ("largest error of a variance", 0.2, (5e-3, 2)),
     "penalty": ("share of the penalty", None, (0, 1)),
     "ablated_loss": ("loss without / with penalty", 1, (0.7, 30)),
@@ -40,7 +40,7 @@ def runs(rows: pd.DataFrame) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    fig, axes = plt.subplots(2, 4, figsize=(9.6, 5.2), sharex=True)
+    fig, axes = plt.subplots(2, 4, figsize=(7.8, 4.8), sharex=True)
     places = {name: i for i, name in enumerate(survey.NETWORKS)}
     for ax, (name, (title, limit, ends)) in zip(axes.flat, PANELS.items(), strict=True):
         for (network, loss, lr), group in rows.groupby(["network", "loss", "lr"]):
@@ -50,7 +50,7 @@ def runs(rows: pd.DataFrame) -> Figure:
         if limit:
             ax.axhline(limit, color=COLORS["threshold"], ls="--", lw=0.8)
         ax.set(ylim=ends, yscale="linear" if ends[0] == 0 else "log", xlim=(-0.6, len(places) - 0.4))
-        ax.set_title(title, fontsize=10)
+        ax.set_title(title, fontsize=9)
         ax.set_xticks(range(len(places)), [n.replace(" transformer", "\ntransf.") for n in places], rotation=60)
         ax.tick_params(labelsize=8)
     fig.legend(*_kinds(), loc="outside lower center", ncols=4, fontsize=9)
@@ -73,7 +73,7 @@ def bursts(rows: pd.DataFrame) -> Figure:
     for (loss, lr), group in rows.groupby(["loss", "lr"]):
         ax.plot(group["jump"], group["mean_loss_error"], **_style(loss, lr))
     ax.set(xscale="log", yscale="log", ylabel="error of the predicted loss")
-    ax.set_xlabel(r"largest factor by which the sum of $\nu$ grows in one step of RMSProp")
+    ax.set_xlabel(r"largest growth of the sum of $\nu$ in one step")
     ticks = [1, 1.2, 1.5, 2, 2.5]
     ax.set_xticks(ticks, map(str, ticks))
     ax.set_xticks([], minor=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
 from .. import animations, figures
-from ..claims import SMALL
 from ..figures import COLORS
+
+#: A film of gradient descent and its flows, drawn as training goes on: a function of the run.
+film = partial(animations.beside, optimizer="gradient descent", name="gd-central-flow")
 
 
 def edge_of_stability(run: xr.DataTree) -> Figure:
@@ -73,21 +77,3 @@ def valley(run: xr.DataTree, eta: float, b: float) -> Figure:
     right.text(0.02, deviation, r"$\sqrt{2b}$", transform=right.get_yaxis_transform(), va="bottom")
     right.set(xlabel="step", title="displacement $x$")
     return fig
-
-
-def film(run: xr.DataTree):
-    """Gradient descent and its flows, drawn as training goes on.
-
-    Parameters
-    ----------
-    run : xarray.DataTree
-        With "discrete", "stable" and "central".
-
-    Returns
-    -------
-    IPython.display.HTML
-    """
-    alt = "Loss, eigenvalues and distance of the central flow beside gradient descent, as training runs."
-    fig = figures.beside(run, "gradient descent")
-    frames = 5 if run.attrs["preset"] == SMALL else 100
-    return animations.training_animation(fig, run["discrete"].sizes["step"], frames, "gd-central-flow", alt)

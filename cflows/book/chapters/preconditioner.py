@@ -10,7 +10,6 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from ... import experiments, metrics, stationary
@@ -143,7 +142,7 @@ def similarity(shown: Mapping[str | float, tuple[xr.DataTree, xr.Dataset]]) -> F
         edge = metrics.edge(run.children["central"])
         figures.mark([ax], edge)
         ax.text(edge, 0.03, " edge", transform=ax.get_xaxis_transform(), fontsize=8.5, color="#666666")
-        ax.set(xlabel="step", title=title(name))
+        ax.set(xlabel="step", title=figures.title(name))
         lowest = min(lowest, *(float(s[what].min()) for what in ("log_correlation", "cosine")))
     axes[0, 0].set(ylabel=r"likeness of $\hat\nu$ and $\bar\nu$", ylim=(lowest, 1.04))
     axes[0, -1].legend(loc="lower right", fontsize=8)
@@ -216,10 +215,6 @@ def all_weights(solved: xr.Dataset) -> Figure:
     for factor in (0.5, 1, 2):
         look = {"lw": 1.5} if factor == 1 else {"lw": 0.9, "ls": ":"}
         ax.plot([low, high], [factor * low, factor * high], color=COLORS["stationary"], **look)
-    place: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "fontsize": 9}
-    for factor, words in ((2.6, "twice as large"), (0.28, "half as large")):
-        at = 10 * np.sqrt(low * high)
-        ax.text(at, at * factor, words, color=COLORS["stationary"], ha="left", **place)
     count = f"{int(there.sum()):,} weights, step {int(end['step'])}"
     ax.set(xlabel=r"$\bar\nu$", ylabel=r"$\hat\nu$ of the central flow", title=count)
     ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
@@ -245,9 +240,9 @@ def speeds(panels: Mapping[str | float, xr.Dataset]) -> Figure:
             ratio = s["speed"].sel(preconditioner=which) / s["speed"].sel(preconditioner="gradient-descent")
             ax.plot(s["step"], ratio, "o-", ms=2.5, lw=1.3, color=COLORS[LOOKS[which]], label=LABELS[which])
         ax.set(xlabel="step", yscale="log")
-        ax.set_title(title(name), fontsize=9.5)
-        plain(ax)
-    axes[0, 0].set_ylabel("speed, gradient descent's best = 1")
+        ax.set_title(figures.title(name), fontsize=9.5)
+        figures.plain(ax)
+    axes[0, 0].set_ylabel("relative speed")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4, fontsize=9)
     return fig
 
@@ -273,41 +268,6 @@ def limit(etas: ArrayLike, distances: ArrayLike) -> Figure:
     ax.set(xlabel="learning rate η in the program", title=r"distance of $\bar P$ from $\hat P$")
     ax.yaxis.set_major_formatter(lambda x, _: f"{100 * x:g} %")
     return fig
-
-
-def plain(ax: Axes) -> None:
-    """Numbers without powers along a logarithmic axis of values: 1, 2 and 5 of each decade.
-
-    Parameters
-    ----------
-    ax : matplotlib.axes.Axes
-    """
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.yaxis.set_major_formatter("{x:g}")
-
-
-def title(name: str | float) -> str:
-    r"""What a panel is called: a name, or a learning rate in one notation, as η = 3×10⁻⁵.
-
-    Parameters
-    ----------
-    name : str or float
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> title(3e-5), title(1e-4), title("ResNet")
-    ('$\\eta = 3\\times10^{-5}$', '$\\eta = 10^{-4}$', 'ResNet')
-    """
-    if isinstance(name, str):
-        return name
-    digits, exponent = f"{name:.1e}".split("e")
-    factor = "" if float(digits) == 1 else rf"{float(digits):g}\times"
-    return rf"$\eta = {factor}10^{{{int(exponent)}}}$"
 
 
 def _plane(ax: Axes, H: np.ndarray) -> None:

@@ -43,7 +43,7 @@ def variances(run: xr.DataTree):
     step, variance = central["step"].values, central["variances"].where(central["variances"] > 0).values
     shown = [j for j in range(min(3, variance.shape[1])) if np.isfinite(variance[:, j]).sum() > averaging.WIDTH] or [0]
     squares = np.where(np.isfinite(variance), central["displacements"].values ** 2, np.nan)
-    fig, axes = plt.subplots(len(shown), 1, figsize=(6.2, 1.7 * len(shown) + 0.7), sharex=True, squeeze=False)
+    fig, axes = plt.subplots(len(shown), 1, sharex=True, squeeze=False, **animations.size(1.4 * len(shown) + 0.7))
     for j, ax in zip(shown, axes[:, 0], strict=True):
         predicted = smooth(variance[:, j])
         ax.plot(step, squares[:, j], color=COLORS["discrete"], lw=0.6, alpha=0.6, label="RMSProp")
@@ -51,7 +51,7 @@ def variances(run: xr.DataTree):
         ax.plot(step, predicted, color=COLORS["central"], lw=1.2, label="predicted")
         _scale(ax, f"along eigenvector {j + 1} of Σ", 4 * np.nanmax(predicted, initial=1e-12))
         ax.set_xlim(step[0], step[-1])
-    axes[0, 0].legend(loc="upper left", ncols=3)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     axes[-1, 0].set(xlabel="step")
     fig.supylabel("squared displacement", fontsize=10)
     return _film(fig, run, "variance", "Squared displacements along eigenvectors, their averages and the predictions.")
@@ -108,7 +108,7 @@ def squared_gradient(run: xr.DataTree):
     rmsprop, central = (run[name].to_dataset() for name in ("discrete", "central"))
     step = rmsprop["step"].values
     names = ("grad_norm_sq", "grad_norm_sq", "predicted_grad_norm_sq"), ("grad_sq", "grad_sq", "predicted_grad_sq")
-    fig, axes = plt.subplots(4, 1, figsize=(6.2, 7.4), sharex=True)
+    fig, axes = plt.subplots(4, 1, sharex=True, **animations.size(6.2))
     for ax, j in zip(axes, (None, *_weights(run)), strict=True):
         at = slice(None) if j is None else (slice(None), j)
         raw, floor, total = (
@@ -122,7 +122,7 @@ def squared_gradient(run: xr.DataTree):
         title = r"all weights, $\|\nabla L\|^2$" if j is None else f"weight {int(rmsprop['coord'][j]):,}"
         _scale(ax, title, 2.2 * np.nanmax(average))
         ax.set_xlim(step[0], step[-1])
-    axes[0].legend(loc="upper left", ncols=2)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     axes[-1].set(xlabel="step")
     fig.supylabel("squared gradient", fontsize=10)
     return _film(fig, run, "grad-sq", "Squared gradients, their averages, and the shares of floor and walls.")
@@ -161,7 +161,7 @@ def share(resnet: xr.DataTree, perceptron: xr.DataTree, rates: Mapping[float, xr
     for (lr, run), style in zip(rates.items(), styles, strict=False):
         central = run.children["central"]
         floor = 1 - metrics.oscillation_share(central)
-        right.semilogy(central.to_dataset()["step"], floor, color=FLOOR, ls=style, label=rf"$\eta = {power(lr)}$")
+        right.semilogy(central.to_dataset()["step"], floor, color=FLOOR, ls=style, label=figures.title(lr))
     right.set(xlabel="step", title="floor, at three learning rates")
     right.yaxis.set_major_formatter(lambda x, _: f"{100 * x:g}%")
     right.legend(loc="best")
@@ -182,7 +182,7 @@ def nu(run: xr.DataTree):
     """
     rmsprop, central = (run[name].to_dataset() for name in ("discrete", "central"))
     step = rmsprop["step"].values
-    fig, axes = plt.subplots(3, 1, figsize=(6.2, 5.4), sharex=True)
+    fig, axes = plt.subplots(3, 1, sharex=True, **animations.size(4.6))
     for ax, j in zip(axes, _weights(run), strict=True):
         ax.plot(step, rmsprop["nu"][:, j], color=COLORS["discrete"], lw=2.4, label="RMSProp")
         ax.plot(step, central["nu"][:, j], color=COLORS["central"], lw=1.2, label="central flow")
@@ -289,27 +289,6 @@ def outputs(run: xr.DataTree) -> Figure:
         ax.set(xlabel="step")
     fig.supylabel("score of the true class", fontsize=10)
     return fig
-
-
-def power(x: float) -> str:
-    r"""A positive number as one digit times a power of ten, in TeX.
-
-    Parameters
-    ----------
-    x : float
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> power(3e-5), power(1e-4)
-    ('3\\times10^{-5}', '10^{-4}')
-    """
-    exponent = math.floor(math.log10(x) + 1e-9)
-    digits = f"{x / 10**exponent:.2g}"
-    return f"10^{{{exponent}}}" if digits == "1" else rf"{digits}\times10^{{{exponent}}}"
 
 
 def _weights(run: xr.DataTree) -> np.ndarray:

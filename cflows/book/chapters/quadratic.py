@@ -64,7 +64,7 @@ def two_weights(
     values, Q = effective_eigh(H, p)
     Q = Q / np.linalg.norm(Q, axis=0)
     components = np.abs(np.linalg.solve(Q, iterates.T))
-    fig, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.8))
+    fig, (left, right) = plt.subplots(1, 2, width_ratios=(6, 5), **animations.size(2.7))
     _plane(left, H)
     for j in range(2):
         _line(left, Q[:, j], f"$q_{j + 1}$", EIGENVALUES[j])

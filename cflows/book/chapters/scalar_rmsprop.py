@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
@@ -10,8 +12,10 @@ from matplotlib.figure import Figure
 from ... import metrics
 from ...averaging import smooth
 from .. import animations, figures
-from ..claims import SMALL
 from ..figures import COLORS
+
+#: A film of Scalar RMSProp and its flows, drawn as training goes on: a function of the run.
+film = partial(animations.beside, optimizer="Scalar RMSProp", name="scalar-central-flow")
 
 
 def step_size(run: xr.DataTree) -> Figure:
@@ -41,24 +45,6 @@ def step_size(run: xr.DataTree) -> Figure:
     right.set(xlabel="step", title=r"effective step size $\eta/\sqrt{\hat\nu}$")
     right.legend(loc="best")
     return fig
-
-
-def film(run: xr.DataTree):
-    """Scalar RMSProp and its flows, drawn as training goes on.
-
-    Parameters
-    ----------
-    run : xarray.DataTree
-        With "discrete", "stable" and "central".
-
-    Returns
-    -------
-    IPython.display.HTML
-    """
-    alt = "Loss, eigenvalues and distance of the central flow beside Scalar RMSProp, as training runs."
-    fig = figures.beside(run, "Scalar RMSProp")
-    frames = 5 if run.attrs["preset"] == SMALL else 100
-    return animations.training_animation(fig, run["discrete"].sizes["step"], frames, "scalar-central-flow", alt)
 
 
 def two_brakes(run: xr.DataTree) -> Figure:
