@@ -169,7 +169,8 @@ def summary(run: xr.DataTree) -> Summary:
     if doubt:
         said.append(f"not to be trusted from {doubt}")
     elif beyond:
-        said.append(f"not to be trusted at {beyond} of its steps, at which it is far beyond the edge")
+        steps = "1 step" if beyond == 1 else f"{beyond} steps"
+        said.append(f"trustworthy, except at {steps} where an eigenvalue is well above {name}")
     else:
         said.append("trustworthy")
     return Summary("; ".join(said), found)
