@@ -218,6 +218,10 @@ PARTLY = r"""() => {
   }
   return wrong
 }"""
+# The backgrounds of formulas and tables that scroll sideways.
+SHADOWS = """() => [...document.querySelectorAll('main :is(div, figure)')]
+  .filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === 'auto')
+  .map(e => getComputedStyle(e).backgroundImage)"""
 METADATA = """() => {
   const all = (selector, key) => [...document.head.querySelectorAll(selector)].map(e => e[key])
   const found = {

@@ -5,7 +5,9 @@ The tests are skipped where no site was built or no Chromium is; with CFLOWS_PAG
 
 import pytest
 import yaml
-from browsing import COVERED, LOOK, PAGE_BYTES, PARTLY, PHONE, ROOT, Visit
+from browsing import COVERED, LOOK, PAGE_BYTES, PARTLY, PHONE, ROOT, SHADOWS, Visit
+
+from cflows.book import animations
 
 SITE_BYTES, VIDEO_BYTES = 40_000_000, 500_000
 
@@ -57,6 +59,21 @@ def test_the_first_film_starts_by_itself_unless_one_asked_for_less_motion(browse
         visit.page.locator(".film-bar button").first.click()  # the reader's word counts more
         visit.page.wait_for_timeout(300)
         assert film.evaluate("v => v.paused") == (motion != "reduce")
+
+
+@pytest.mark.parametrize("name", ["book/intro", "book/executed/02-gradient-descent"])
+def test_a_film_on_a_phone_is_as_wide_as_what_it_says_was_made_for(browser, site, name):
+    with Visit(browser, site, name, viewport={"width": 390, "height": 800}) as visit:
+        for film in visit.page.query_selector_all("video"):
+            assert film.bounding_box()["width"] >= animations.PHONE
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_what_goes_on_beyond_its_place_has_a_shadow(browser, site, theme):
+    with Visit(browser, site, "book/executed/09-elsewhere", theme, PHONE) as visit:
+        looks = visit.page.evaluate(SHADOWS)
+        assert looks
+        assert [look for look in looks if look.count("gradient") < 4] == []
 
 
 def test_the_map_of_the_site_has_every_page(site):

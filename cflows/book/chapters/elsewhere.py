@@ -146,7 +146,11 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
         if not x.notna().any():
             return "–"
         low, middle, high = np.nanmin(x), np.nanmedian(x), np.nanmax(x)
-        return f"{middle:.2g} ({low:.2g} to {high:.2g})" if len(x) > 1 else f"{middle:.2g}"
+        return (
+            f"{middle:.2g} ({low:.2g}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{high:.2g})"
+            if len(x) > 1
+            else f"{middle:.2g}"
+        )
 
     grouped = rows.groupby(["network", "loss", "lr"], sort=False)
     return pd.concat({title: grouped[name].apply(ranges) for name, (title, *_) in PANELS.items()}, axis=1)
