@@ -359,6 +359,20 @@ def test_the_valley_of_momentum(opt):
     assert np.mean(seen[100_000:], 0) == pytest.approx([2 * b, top], rel=0.1)
 
 
+def test_nadam_at_its_edge():
+    """Locked at its own threshold, and the mean loss predicted, where the loss at the flow's weights is far too low."""
+    f, opt = mlp_objective(width=8, examples=20), NAdam(0.02, beta1=0.8, beta2=0.9)
+    tree = simulate(f, opt, 150, ("discrete", "central"), burn_in=50, progress=False)
+    late = slice(50, None)
+    top = tree["central"]["eigenvalues"][late, 0].dropna("step")
+    np.testing.assert_allclose(top, opt.threshold, rtol=1e-2)
+    seen = float(tree["discrete"]["loss"][late].mean())
+    assert float(tree["central"]["predicted_loss"][late].mean()) == pytest.approx(seen, rel=0.05)
+    assert float(tree["central"]["loss"][late].mean()) < 0.8 * seen
+    with pytest.raises(ValueError, match="opt is NAdam; the stationary flows are those of RMSProp and Adam"):
+        simulate(f, opt, 3, ("stationary",), progress=False)
+
+
 def test_mean_square_of_momentum_in_a_cycle_of_two():
     """At the threshold w = (-1)^t δ stays, and m is a share of Hδ: its square is what the flow predicts of Σ = δδᵀ."""
     for opt in (
