@@ -36,8 +36,8 @@ def sdcp(entries: Sequence[dict]) -> list[str]:
         [
             str(e["k"]),
             "all stay at 2" if e["locked"] else "some leave",
-            f"{1e6 * e['cflows median']:.0f} µs",
-            f"{1e3 * e['cvxpy median']:.1f} ms",
+            f"{1e6 * e['cflows median']:.0f}\N{NO-BREAK SPACE}µs",
+            f"{1e3 * e['cvxpy median']:.1f}\N{NO-BREAK SPACE}ms",
             f"{e['cvxpy median'] / e['cflows median']:.3g}",
             small(e["cflows residual"]),
             small(e["cvxpy residual"]),

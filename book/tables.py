@@ -42,7 +42,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def seconds(x: float) -> str:
-    return f"{1e3 * x:.0f} ms" if x < 1 else f"{x:.1f} s" if x < 100 else f"{x / 60:.1f} min"
+    number, unit = (f"{1e3 * x:.0f}", "ms") if x < 1 else (f"{x:.1f}", "s") if x < 100 else (f"{x / 60:.1f}", "min")
+    return f"{number}\N{NO-BREAK SPACE}{unit}"
 
 
 def small(x: float, digits: int = 0) -> str:

@@ -281,7 +281,7 @@ def plot(run: xr.DataTree, optimizer: str = "optimizer") -> Figure:
         ax.plot(central["step"], predicted, color=COLORS["central"], label="predicted")
         ax.set_ylim(0, 4 * np.nanmax(predicted))
         ax.legend(loc="best")
-    ax.set(ylabel="squared displacement along Σ")
+    ax.set(ylabel="squared displacement")
     for ax in axes[1]:
         ax.set(xlabel="step", xlim=(0, run["discrete"].sizes["step"]))
     return fig
