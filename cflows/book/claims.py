@@ -7,11 +7,13 @@ import math
 import operator
 import re
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import xarray as xr
 
 COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
@@ -206,3 +208,26 @@ def settle(
     named = f"{name}-{of}" if len(experiments) > 1 else name
     display(claim := Claim(named, value=value, of=of, figure=figure, why=why, detail=detail, asked=asked, **fields))
     return claim
+
+
+def table(settled: Sequence[Claim], names: Mapping[str, str]) -> pd.DataFrame:
+    """Claims about several experiments: value and verdict of each, ✓ or ✗.
+
+    Parameters
+    ----------
+    settled : sequence of Claim
+    names : mapping
+        What an experiment's column is called.
+
+    Returns
+    -------
+    DataFrame
+        A row for each claim, whose first column is the limit.
+    """
+    marks = {"holds": "✓", "falls short": "✗", "not asked": "–"}
+    rows: dict[str, dict[str, str]] = {}
+    for claim in settled:
+        value, limit = claim.numbers
+        row = rows.setdefault(claim.claim, {"claimed": limit})
+        row[names[claim.of]] = f"{value} {marks[claim.verdict]}"
+    return pd.DataFrame(rows).T
