@@ -18,6 +18,11 @@ import cflows  # noqa: E402
 torch.set_num_threads(1)  # tests run side by side, and small problems gain nothing from more
 
 
+def pytest_collection_modifyitems(items):
+    """Runs that are computed again come first: one of them takes minutes, which should not be the last ones."""
+    items.sort(key=lambda item: "runs_of_the_repository" not in item.name)
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """No test reads or leaves anything outside its own folder."""

@@ -213,7 +213,7 @@ def test_the_runs_of_the_repository_are_what_the_code_gives(path, monkeypatch):
 
 def test_the_runs_of_the_repository_are_small():
     sizes = {path.name: path.stat().st_size for path in RUNS}
-    assert sum(sizes.values()) < 1.2e7
+    assert sum(sizes.values()) < 1.3e7  # of 15 MB that the repository may give to runs
     tables = {name for name in sizes if "-table-" in name}
     assert sum(sizes[name] for name in tables) < 3e5
     assert sum(size for name, size in sizes.items() if name not in tables and not name.startswith("adam")) < 8e6
