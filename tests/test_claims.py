@@ -50,6 +50,15 @@ def test_predictions_are_not_asked_of_runs_that_test_the_code(asked, capsys):
     assert claims.settle("one", 0.1, run("mine", "")).asked  # a definition of the reader's own
 
 
+def test_a_table_of_claims(asked):
+    of_two = [claims.settle("two", x, run(of)) for x, of in ((4, "mine"), (2, "yours"))]
+    settled = [claims.settle("one", 0.004, run("mine")), *of_two]
+    table = claims.table(settled, {"one": "share", "two": "ratio"}, {"mine": "my network", "yours": "yours"})
+    assert table.columns.tolist() == ["claimed", "my network", "yours"]
+    assert table.loc["share"].tolist()[:2] == ["< 0.5 %", "0.4 % ✓"]
+    assert table.loc["ratio"].tolist() == ["> 3", "4 ✓", "2 ✗"]
+
+
 def test_claims_are_settled_where_they_are_asked(asked):
     with pytest.raises(ValueError, match="there is no claim 'three'"):
         claims.settle("three", 1)

@@ -210,14 +210,14 @@ def settle(
     return claim
 
 
-def table(settled: Sequence[Claim], names: Mapping[str, str]) -> pd.DataFrame:
+def table(settled: Sequence[Claim], rows: Mapping[str, str], columns: Mapping[str, str]) -> pd.DataFrame:
     """Claims about several experiments: value and verdict of each, ✓ or ✗.
 
     Parameters
     ----------
     settled : sequence of Claim
-    names : mapping
-        What an experiment's column is called.
+    rows, columns : mapping
+        What the row of a claim is called, and the column of an experiment.
 
     Returns
     -------
@@ -225,9 +225,9 @@ def table(settled: Sequence[Claim], names: Mapping[str, str]) -> pd.DataFrame:
         A row for each claim, whose first column is the limit.
     """
     marks = {"holds": "✓", "falls short": "✗", "not asked": "–"}
-    rows: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[str, str]] = {}
     for claim in settled:
         value, limit = claim.numbers
-        row = rows.setdefault(claim.claim, {"claimed": limit})
-        row[names[claim.of]] = f"{value} {marks[claim.verdict]}"
-    return pd.DataFrame(rows).T
+        row = found.setdefault(rows[claim.id.removesuffix(f"-{claim.of}")], {"claimed": limit})
+        row[columns[claim.of]] = f"{value} {marks[claim.verdict]}"
+    return pd.DataFrame(found).T
