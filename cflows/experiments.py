@@ -241,7 +241,7 @@ def verify(path: str | Path, device: str | torch.device = "auto", steps: int | N
             there, again = xr.DataTree(there.to_dataset().drop_vars(past)), [xr.DataTree(solved.drop_vars(past))]
     except KeyError as error:
         raise ValueError(f"{path} does not hold what it could be computed again from ({error})") from error
-    if e.optimizer.memory:  # flows: in its first unit a new start takes back what eigenvalues are off their threshold
+    if e.optimizer.memory:  # a flow's first unit after a new start is near that of the run, not the same
         for name, node in (pair for part in again for pair in part.children.items()):
             if name in PROCESSES and issubclass(PROCESSES[name], Flow):
                 node.dataset = node.to_dataset().isel(step=slice(1, None))
