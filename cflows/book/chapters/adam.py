@@ -19,14 +19,14 @@ from ..figures import COLORS, EIGENVALUES
 
 #: Rows of the tables of claims.
 CLAIMS = {
-    "adam-edge": "Adam's top eigenvalue from θ",
-    "adam-locked": "the flow's eigenvalues from θ",
+    "adam-edge": "top eigenvalue from θ",
+    "adam-locked": "the flow's from θ",
     "adam-loss": "error of the predicted loss",
     "adam-loss-trace": "that without tr X, over it",
     "adam-nu": "error of Σν",
     "adam-variance": "error of the variance",
-    "adam-distance": "distance over the stable flow's",
-    "adam-ablated-loss": "loss without the penalty, ratio",
+    "adam-distance": "distance, of the stable's",
+    "adam-ablated-loss": "loss without the penalty",
     "adam-ablated-sharpness": "sharpness, ratio",
     "adam-ablated-steps": "step sizes, ratio",
     "adam-cosine": "cosine of ν and ν̄",
