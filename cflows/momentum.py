@@ -25,6 +25,13 @@ def _share(value: object, name: str) -> float:
     return number
 
 
+def _not_negative(value: object, name: str) -> float:
+    number = _number(value, name)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{name} is {number}; it must be finite and not negative")
+    return number
+
+
 @OPTIMIZERS.register("HeavyBall")
 @dataclass(frozen=True)
 class HeavyBall(GradientDescent):
@@ -192,9 +199,7 @@ class AdamW(Adam):
 
     def __post_init__(self):
         super().__post_init__()
-        object.__setattr__(self, "weight_decay", _number(self.weight_decay, "weight_decay"))
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(f"weight_decay is {self.weight_decay}; it must be finite and not negative")
+        object.__setattr__(self, "weight_decay", _not_negative(self.weight_decay, "weight_decay"))
         self.decay(1)
 
     def decay(self, t: float) -> float:
@@ -242,9 +247,7 @@ class NAdam(Adam):
 
     def __post_init__(self):
         super().__post_init__()
-        object.__setattr__(self, "momentum_decay", _number(self.momentum_decay, "momentum_decay"))
-        if not (math.isfinite(self.momentum_decay) and self.momentum_decay >= 0):
-            raise ValueError(f"momentum_decay is {self.momentum_decay}; it must be finite and not negative")
+        object.__setattr__(self, "momentum_decay", _not_negative(self.momentum_decay, "momentum_decay"))
 
     @property
     def lead(self) -> float:

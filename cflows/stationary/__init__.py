@@ -69,7 +69,8 @@ def solve(
     max_rank : int, optional
         Largest number of columns of V to try with products (default: √(2n) + 10; √(2n) always suffice for Z).
     max_products : int
-        Hessian-vector products after which to give up; the round that exceeds them is completed.
+        Hessian-vector products after which to give up; the round that exceeds them is completed. With up to 1,000
+        weights, and no more than these products, all of H is asked for instead, and the dense method takes it.
     remember : int, optional
         Vectors whose products with H are kept, which saves products (default: 10⁷ / n, at least 200). Use 0 where
         products are cheaper than that, as for a diagonal plus a matrix of low rank.

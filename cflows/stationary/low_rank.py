@@ -28,8 +28,7 @@ MIN_NEW_SHARE = 0.5  # of an eigenvector outside the span of V, for it to become
 MAX_STALLED = 5  # rounds without a smaller gap: 1 ends too early, 30 cost rounds and find nothing
 MAX_GAP_GROWTH = 2.0  # where a new direction is found: beyond it earlier gaps had missed the direction
 MAX_ROUNDS = 100  # some 10 suffice
-MAX_DENSE = 1_000  # weights for which all of H is asked for where that is better: the dense method takes seconds
-MAX_SHARE = 20  # products over those with all of H, beyond which it is
+MAX_DENSE = 1_000  # weights for which all of H is asked for where nothing else helps: the dense method takes seconds
 CYCLE = 20  # iterations between two evaluations of the gain: 4 end ascents too early, 100 too late
 HISTORY = 3  # of L-BFGS: 20 save nothing and take memory
 MAX_CYCLES = 25  # of an ascent, for those to P = 0 that do not end
@@ -155,9 +154,7 @@ def solve_low_rank(
             message = ""
         elif full and (stalled or left <= 0):
             message = f"λ_max(P⁻¹H) is still {top:.6g} at rank {max_rank}, the largest allowed; allow more (max_rank)"
-        elif (known and ended) or (
-            n <= min(MAX_DENSE, max_products) and (ended or left <= 0 or H.spent > MAX_SHARE * n)
-        ):
+        elif (known and ended) or (n <= min(MAX_DENSE, max_products) and (ended or left <= 0)):
             dense = solve_dense(H.product(torch.eye(n, dtype=b.dtype, device=b.device)), b, tol)
             return replace(dense if dense.gap < abs(best.gap) else best, hvps=H.spent, message=dense.message)
         elif left <= 0:
