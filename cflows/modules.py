@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import numpy as np
@@ -80,7 +81,8 @@ class Binding(nn.Module):
         Parameters
         ----------
         w : Tensor (n,) or None
-            The pieces require gradients, whether w does or not. None: the module's own parameters.
+            The pieces require gradients, whether w does or not, except inside a transform of ``torch.func``, which does
+            without. None: the module's own parameters.
         compute : callable
 
         Returns
@@ -90,7 +92,8 @@ class Binding(nn.Module):
         if w is None:
             pieces: Sequence[Tensor] = self.own
         else:
-            w = w if w.requires_grad else w.detach().requires_grad_()
+            with suppress(RuntimeError):  # inside such a transform
+                w = w if w.requires_grad else w.detach().requires_grad_()
             pieces = [piece.view(shape) for piece, shape in zip(w.split(self.sizes), self.shapes, strict=True)]
         tensors = {name: pieces[i] for name, i in self.pieces.items()} | self.copies
         attributes = [(owner, dict(vars(owner))) for owner in self.modules()]

@@ -296,3 +296,22 @@ def test_threads_leave_what_pytorch_was_told():
     other.join(20)
     assert seen == [False]
     assert told() == before
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.jit")  # forward mode has scripts of its own
+def test_the_transforms_of_torch_func_take_it():
+    """Forward mode, too, and one within another: derivatives by them are those of `hvp` and `hessian_gradients`."""
+    f = mlp_objective()
+    U = torch.randn(f.dim, 2, dtype=f.w0.dtype, generator=torch.Generator().manual_seed(0))
+    u, v = U.T
+    for g in (f, Objective(lambda w: (w**3).sum() / 6, f.w0)):
+        H = g.hvp(g.w0, torch.eye(g.dim, dtype=g.w0.dtype))
+        for derivative in (torch.func.hessian(g), torch.func.jacfwd(torch.func.jacfwd(g))):
+            torch.testing.assert_close(derivative(g.w0), H, rtol=1e-12, atol=1e-14)
+
+        def along(w, g=g):
+            return torch.func.jvp(lambda x: torch.func.jvp(g, (x,), (u,))[1], (w,), (v,))[1]
+
+        torch.testing.assert_close(
+            torch.func.grad(along)(g.w0), g.hessian_gradients(g.w0, U)[0, 1], rtol=1e-10, atol=1e-13
+        )

@@ -125,7 +125,7 @@ class Objective:
         """The loss at w, differentiable by PyTorch (of this process's terms alone, if they are split)."""
         self._flat(w)
         loss = terms.value(self._terms, w)
-        return loss if w.requires_grad else loss.detach()
+        return loss.detach() if loss.requires_grad and not w.requires_grad else loss
 
     def __radd__(self, other: object) -> Objective:
         return self if other == 0 else NotImplemented  # sum() begins with 0
