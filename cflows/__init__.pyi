@@ -28,6 +28,7 @@ from . import stationary as stationary
 from . import store as store
 from . import survey as survey
 from . import tasks as tasks
+from . import torch_optim as torch_optim
 from .book.figures import plot as plot
 from .errors import ConvergenceError as ConvergenceError
 from .errors import DivergenceError as DivergenceError
@@ -44,6 +45,8 @@ from .optimizers import ScalarRMSProp as ScalarRMSProp
 from .regime import suggest_lr as suggest_lr
 from .report import summary as summary
 from .simulation import simulate as simulate
+from .torch_optim import Start as Start
+from .torch_optim import from_torch as from_torch
 
 __all__: list[str]
 __version__: str

@@ -22,6 +22,7 @@ from .processes import PROCESSES
 from .processes.base import Outputs
 from .processes.stationary import Stationary
 from .records import RECORDS, Record
+from .torch_optim import Start
 
 DIMENSIONS = ("eig", "coord", "output", "weight", "rank")
 
@@ -44,6 +45,12 @@ class Options:
     replay_steps: int
     replay_from: tuple[int, ...]
     records: tuple[str, ...]
+    taken: int = 0  # steps of an optimizer that goes on
+
+    @property
+    def first(self) -> int:
+        """Number of the optimizer's step at step 0."""
+        return self.taken + self.burn_in + 1
 
     @classmethod
     def of(
@@ -105,14 +112,21 @@ class Fingerprint:
 
     @classmethod
     def of(
-        cls, f: Objective, opt: Optimizer, steps: int, outputs: Outputs | None, records: Sequence[Record] = ()
+        cls,
+        f: Objective,
+        opt: Optimizer,
+        start: Start,
+        options: Options,
+        outputs: Outputs | None,
+        records: Sequence[Record] = (),
     ) -> Fingerprint:
-        loss, g = f.value_and_grad(f.w0)
-        p = opt.preconditioner(opt.update(opt.init(f.w0), g), 1).expand_as(g)
-        start = sha256(torch.stack([f.w0, g, p, opt.momentum(None, g, 1)[1]]).cpu().numpy().tobytes()).hexdigest()
+        (loss, g), t = f.value_and_grad(f.w0), options.taken + 1
+        p = opt.preconditioner(opt.update(start.nu, g), t).expand_as(g)
+        begin = torch.stack([f.w0, g, p, opt.momentum(start.m, g, t)[1]]).cpu().numpy().tobytes()
         told = None if outputs is None else digest(values(outputs, f.w0))
         further = json.dumps([asdict(record.variable) | {"processes": record.processes} for record in records])
-        return cls(_signature(opt, steps), f.dim, str(f.w0.dtype), loss.item(), start, told, further)
+        signature = _signature(opt, range(t, options.first + options.steps + 1))
+        return cls(signature, f.dim, str(f.w0.dtype), loss.item(), sha256(begin).hexdigest(), told, further)
 
 
 def chosen(records: Sequence[Record | str] | str) -> list[Record]:
@@ -156,10 +170,10 @@ def values(outputs: Outputs, w: Tensor) -> Tensor:
     return found.detach()
 
 
-def _signature(opt: Optimizer, steps: int) -> str:
+def _signature(opt: Optimizer, steps: Sequence[int]) -> str:
     """What an optimizer is, a schedule by its values."""
-    options = {k: digest(v) if isinstance(v, Tensor) else v for k, v in vars(opt).items() if k != "lr"}
-    lr = [opt.learning_rate(t) for t in range(1, steps + 1)] if callable(opt.lr) else opt.learning_rate(1)
+    options = {name: value for name, value in vars(opt).items() if name != "lr"}
+    lr = [opt.learning_rate(t) for t in steps] if callable(opt.lr) else opt.learning_rate(1)
     kind = type(opt)
     name = kind.__name__ if kind.__module__.startswith("cflows.") else f"{kind.__module__}.{kind.__qualname__}"
     try:

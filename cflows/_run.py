@@ -26,6 +26,7 @@ from .optimizers import Optimizer
 from .processes import PROCESSES, Observation, Process, Settings
 from .processes.base import Outputs
 from .records import Record, Variable
+from .torch_optim import Start
 
 ROUNDING = 100.0  # a gradient below so many times machine precision, relative to the root mean square, may be rounding
 DISTANCES = {
@@ -68,19 +69,19 @@ class Run:
         self.seconds, self.clock = 0.0, time.monotonic()
         self.saved = self.clock
 
-    def begin(self, rounding: list[int]) -> None:
+    def begin(self, start: Start, rounding: list[int]) -> None:
         """Let all processes start where the optimizer's burn-in ends."""
-        self.rounding, burn_in = rounding, self.options.burn_in
+        self.rounding = rounding
         none = torch.as_tensor([], dtype=torch.int64, device=self.f.w0.device)
         optimizer = PROCESSES["discrete"](Settings(self.f, self.opt, 1, 1.0, none), 0)
-        state = optimizer.start(self.f.w0, self.opt.init(self.f.w0), 1)
-        for i in range(burn_in):
+        state = optimizer.start(start.w, start.nu, start.taken + 1, start.m)
+        for i in range(self.options.burn_in):
             with named(f"burn-in at step {i}"):
                 state = optimizer.step(optimizer.observe(state, i, {}))
         for name, process in self.processes.items():
             with named(f"{name} at step 0"):
-                start = process.start(state.w, state.nu, burn_in + 1, getattr(state, "m", None))
-                self.states[name] = _states.settle(start, process.state_type)
+                first = process.start(state.w, state.nu, state.t, getattr(state, "m", None))
+                self.states[name] = _states.settle(first, process.state_type)
 
     def step(self) -> None:
         """Record the next step of every process, and move on."""

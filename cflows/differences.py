@@ -15,8 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .errors import DivergenceError
-from .objective import Objective
-from .objective.derivative_check import difference
+from .objective.derivative_check import Gradients, difference
 
 MAX_HESSIAN_ERROR = 0.01  # of HU by differences, relative: over a longer distance they see another Hessian
 MAX_DISTANCE = 0.1  # relative to the weights, or to a step from w = 0
@@ -64,7 +63,7 @@ class Known(NamedTuple):
 
 
 def central_differences(
-    f: Objective,
+    f: Gradients,
     w: Float[Tensor, "n"],
     g: Float[Tensor, "n"],
     U: Float[Tensor, "n k"],
@@ -79,6 +78,7 @@ def central_differences(
     Parameters
     ----------
     f : Objective
+        Or another with its ``value_and_grad`` and ``w0``.
     w : Tensor (n,)
     g : Tensor (n,)
         Gradient at w.
@@ -110,7 +110,7 @@ def central_differences(
 
 
 def third_derivatives(
-    f: Objective,
+    f: Gradients,
     w: Float[Tensor, "n"],
     g: Float[Tensor, "n"],
     U: Float[Tensor, "n k"],

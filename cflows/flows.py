@@ -91,11 +91,11 @@ class Point(NamedTuple):
     def of(
         cls, opt: Optimizer, nu: Tensor, t: float, g: Float[Tensor, "n"], m: Tensor | None = None, decay: Any = 0
     ) -> Point:
-        """Arguments are those of `velocity`; with momentum m, and what a weight decay takes away."""
+        """Arguments are those of `velocity`; with momentum m, and what a weight decay takes away in a unit of time."""
         own = opt.preconditioner(opt.with_own(nu, g), t)
         dnu = opt.rate * (opt.moment(g.square()) - nu)
-        dw = -g / own if m is None else torch.where(opt.moves(nu), -opt.direction(m, g, t) / own, 0.0) - decay
-        return cls(opt, nu, t, g, opt.preconditioner(nu, t), own, dw, dnu)
+        dw = -g / own if m is None else torch.where(opt.moves(nu), -opt.direction(m, g, t) / own, 0.0)
+        return cls(opt, nu, t, g, opt.preconditioner(nu, t), own, dw - decay, dnu)
 
     def velocity(self, sigma: Oscillation | None = None) -> tuple[Float[Tensor, "n"], Tensor]:
         """As of `velocity`."""
@@ -123,7 +123,7 @@ class Point(NamedTuple):
 def velocity(
     opt: Optimizer, nu: Tensor, t: float, g: Float[Tensor, "n"], sigma: Oscillation | None = None
 ) -> tuple[Float[Tensor, "n"], Tensor]:
-    """The right-hand side of the flows, in units of optimizer steps.
+    """The right-hand side of the flows, in units of optimizer steps; without momentum and weight decay.
 
     That of the stable flow, equation :eq:`eq-stable-flow`, if there is no Σ, otherwise that of the central flow:
     :eq:`eq-central-flow` for RMSProp, :eq:`eq-scalar-flow` for Scalar RMSProp, :eq:`eq-gd-flow` for gradient descent.
@@ -331,7 +331,7 @@ def step(
         If a derivative along the critical eigenvectors is not finite, or nothing lowers an eigenvalue.
     """
     X, A, sigma, mean, span = np.zeros((0, 0)), np.zeros((0, 0)), None, None, (t, t + dt)
-    start = Point.of(opt, nu, t, g)
+    start = Point.of(opt, nu, t, g, decay=decayed(opt, t, w))
     p = start.p
     if critical is not None:
         critical, pairs, A = expected(critical, dt, opt.threshold)
@@ -351,7 +351,10 @@ def step(
 
     dw, dnu = start.velocity(sigma)
     way = dt * (dw + along(phi1 - 1, dw))
-    end = Point.of(opt, (nu + dt * dnu).clamp(min=0), t + dt, f.value_and_grad(w + way)[1])
+    ahead = w + way
+    end = Point.of(
+        opt, (nu + dt * dnu).clamp(min=0), t + dt, f.value_and_grad(ahead)[1], decay=decayed(opt, t + dt, ahead)
+    )
     if critical is not None:
         mean = Drift(*((a + b) / 2 for a, b in zip(first, end.drift(critical, span, pairs), strict=True)))
         X = covariance(A, dt, mean, most, opt.threshold, w.dtype)
@@ -362,6 +365,23 @@ def step(
     w = w + dt * (dw + along(phi1 - 1, dw) + change / 2 + along(phi2 - 1 / 2, change))
     second_order = ((p * change.square()).sum() / (p * dw.square()).sum() / 4).sqrt()
     return Step(w, (nu + dt * (dnu + dnu_end) / 2).clamp(min=0), X, A, mean, float(second_order))
+
+
+def decayed(opt: Optimizer, t: float, w: Float[Tensor, "n"]) -> Tensor | float:
+    """What a decoupled weight decay takes from the weights in a unit of time.
+
+    Parameters
+    ----------
+    opt : Optimizer
+    t : float
+    w : Tensor (n,)
+
+    Returns
+    -------
+    Tensor (n,), or 0 without decay
+    """
+    share = opt.decay(t)
+    return share * w if share else 0.0
 
 
 def covariance(

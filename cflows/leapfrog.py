@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .critical import Critical, expected
-from .flows import MAX_DEVIATION, Drift, Oscillation, Point, Step, covariance
+from .flows import MAX_DEVIATION, Drift, Oscillation, Point, Step, covariance, decayed
 from .objective import Objective
 from .optimizers import Optimizer
 
@@ -88,7 +88,7 @@ def step(
     start, sigma = Point.of(opt, nu, t, g), Oscillation(still, still)
     kicked = half * m + (1 - half) * g
     pushed = opt.direction(kicked, g, t + dt / 2)
-    decay = opt.decay(t + dt / 2) * (w - dt / 2 * pushed / start.own) if opt.decay(t) else 0
+    decay = decayed(opt, t + dt / 2, w - dt / 2 * pushed / start.own)
 
     def middle(g: Tensor) -> Point:
         grown = start.dnu + opt.rate * opt.moment(opt.excess(start.p, sigma.diag))

@@ -37,9 +37,9 @@ def _not_negative(value: object, name: str) -> float:
 class HeavyBall(GradientDescent):
     """Gradient descent with momentum: b ← βb + (1-δ)g, then w ← w - ηb.
 
-    That is ``torch.optim.SGD`` with momentum β and dampening δ, whose first b is g itself: the classical heavy ball
-    :cite:`polyak1964` with δ = 0, averaged gradients with δ = β. In terms of m = (1-β)/(1-δ) b, an average of
-    gradients, the preconditioner is p = (1-β) / ((1-δ)η).
+    That is ``torch.optim.SGD`` with momentum β and dampening δ, whose first b is g itself (PyTorch ignores δ if β = 0):
+    the classical heavy ball :cite:`polyak1964` with δ = 0, averaged gradients with δ = β. In terms of m =
+    (1-β)/(1-δ) b, an average of gradients, the preconditioner is p = (1-β) / ((1-δ)η).
 
     Parameters
     ----------
@@ -161,21 +161,15 @@ class Adam(RMSProp):
         return self.beta1
 
     def _filled(self, t: float) -> float:
-        return 1 - self.beta1 ** self._age(t) if self.bias_correction else 1.0
+        return 1 - self.beta1**t if self.bias_correction else 1.0
 
-    _scale = _filled  # of p
+    def scale(self, t: float) -> float:
+        """1-β₁ᵗ with bias correction: p = (1-β₁ᵗ)(√ν̂ + ε) / η."""
+        return self._filled(t)
 
     def between(self, m: Float[Tensor, "n"] | None, g: Float[Tensor, "n"], t: float) -> Float[Tensor, "n"]:
         """As of `Optimizer`, but in proportion to 1-β₁ᵗ, as after the step: (1-β₁ᵗ)g if all gradients were g."""
         return super().between(m, g, t) * (self._filled(t) / self._filled(t - 0.5))
-
-    def preconditioner(self, nu: Tensor, t: float) -> Tensor:
-        """p = (1-β₁ᵗ)(√ν̂ + ε) / η, like ν."""
-        return super().preconditioner(nu, t) * self._scale(t)
-
-    def dp_dnu(self, nu: Tensor, t: float) -> Tensor:
-        """∂p / ∂ν, as of `RMSProp`, times (1-β₁ᵗ)."""
-        return super().dp_dnu(nu, t) * self._scale(t)
 
 
 @OPTIMIZERS.register("AdamW")
@@ -256,20 +250,21 @@ class NAdam(Adam):
 
     def _parts(self, t: float) -> tuple[float, float]:
         """a and b; between two steps Π is a geometric mean."""
-        t, beta, decay = self._age(t), self.beta1, self.momentum_decay
+        beta, decay = self.beta1, self.momentum_decay
         product = _product(beta, decay, int(t)) * _mu(beta, decay, int(t) + 1) ** (t - int(t))
         if not self.bias_correction:
             product = 0.0
         ahead = _mu(beta, decay, t + 1)
         return (1 - _mu(beta, decay, t)) / (1 - product), ahead / (1 - product * ahead)
 
-    def _scale(self, t: float) -> float:
+    def scale(self, t: float) -> float:
+        """(2/θ) / (a + b (1-β₁)/(1+β₁))."""
         own, averaged = self._parts(t)
         return 2 / self.threshold / (own + (1 - self.beta1) / (1 + self.beta1) * averaged)
 
     def shares(self, t: float) -> tuple[float, float]:
         """a and b, each times (2/θ) / (a + (1-β₁)/(1+β₁) b)."""
-        scale = self._scale(t)
+        scale = self.scale(t)
         own, averaged = self._parts(t)
         return scale * own, scale * averaged
 

@@ -10,19 +10,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from ._torch_optim import running
 from .registry import Registry
 
 Schedule = Callable[[float], float]
-Kind = TypeVar("Kind", bound="Optimizer")
 
 
 def _number(value: object, name: str) -> float:
@@ -228,67 +225,6 @@ class Optimizer(ABC):
         """A flow's ν with no less of the present gradient than the optimizer's ν contains; here ν itself."""
         return nu
 
-    def _age(self, t: float) -> float:
-        """Gradients that averages hold at the t-th step."""
-        return t
-
-    @classmethod
-    def from_torch(cls: type[Kind], optimizer: torch.optim.Optimizer, module: nn.Module) -> Kind:
-        """The optimizer here that goes on where a running one of ``torch.optim`` has come to.
-
-        `simulate` with it, and with an objective of the module as it is now, begins with that run's weights, averages
-        and number of steps. So do the flows.
-
-        Parameters
-        ----------
-        optimizer : torch.optim.Optimizer
-            RMSprop, SGD, Adam, AdamW or NAdam, with the same options for all parameters. With coupled weight decay the
-            objective needs it, too (a warning says so).
-        module : torch.nn.Module
-            All of whose trainable parameters it trains.
-
-        Returns
-        -------
-        Optimizer
-            Of this class or one that comes from it: HeavyBall or Nesterov from SGD, Adam or AdamW from Adam.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If it is none of this class; if it has options that there are none of here, or trains other parameters.
-        """
-        name, options, state = running(optimizer, module)
-        if not issubclass(kind := OPTIMIZERS[name], cls):
-            raise TypeError(
-                f"the optimizer is a {type(optimizer).__name__}; use {name}.from_torch, not {cls.__name__}'s"
-            )
-        continued: Any = dataclass(frozen=True, eq=False)(type("_Continued", (_Continued, kind), {}))
-        return continued(**options, **state)
-
-
-@dataclass(frozen=True, eq=False)
-class _Continued(Optimizer):
-    """From given averages on."""
-
-    _nu: Tensor | None = field(kw_only=True)
-    _m: Tensor | None = field(kw_only=True)
-    _taken: int = field(kw_only=True)
-
-    def init(self, w):
-        return super().init(w) if self._nu is None else self._fit(self._nu, w)
-
-    def momentum(self, m, g, t):
-        return super().momentum(self._fit(self._m, g) if m is None and self._m is not None else m, g, t)
-
-    def _age(self, t: float) -> float:
-        return t + self._taken
-
-    @staticmethod
-    def _fit(x: Tensor, w: Tensor) -> Tensor:
-        if w.shape != x.shape:
-            raise ValueError(f"the objective has {len(w)} weights, the optimizer's state {len(x)}")
-        return x.to(w)
-
 
 #: Optimizers by name.
 OPTIMIZERS: Registry[type[Optimizer]] = Registry("optimizer")
@@ -348,20 +284,28 @@ class RMSProp(Optimizer):
             raise ValueError("beta2 is 0: ν follows the gradient at once and has no flow; use beta2 > 0")
         return (1 - self.beta2) / self.beta2
 
+    def corrected(self, nu: Tensor, t: float) -> Tensor:
+        """ν̂, like ν, at the t-th step."""
+        return nu / self._correction(t)
+
     def _correction(self, t: float) -> float:
-        return 1 - self.beta2 ** self._age(t) if self.bias_correction else 1.0
+        return 1 - self.beta2**t if self.bias_correction else 1.0
+
+    def scale(self, t: float) -> float:
+        """Factor of p at the t-th step that comes from the bias correction, or a schedule, of a momentum; here 1."""
+        return 1.0
 
     def preconditioner(self, nu: Tensor, t: float) -> Tensor:
-        """p = (√ν̂ + ε) / η, like ν: the inverse of the effective step size."""
-        return ((nu / self._correction(t)).sqrt() + self.eps) / self.learning_rate(t)
+        """p = (√ν̂ + ε) / η, like ν: the inverse of the effective step size; with momentum times `scale`."""
+        return (self.corrected(nu, t).sqrt() + self.eps) / self.learning_rate(t) * self.scale(t)
 
     def dp_dnu(self, nu: Tensor, t: float) -> Tensor:
-        """∂p / ∂ν = 1 / (2 η √(ν (1-β₂ᵗ))); 0 where ν is 0, since it stays there.
+        """∂p / ∂ν = 1 / (2 η √(ν (1-β₂ᵗ))), times `scale`; 0 where ν is 0, since it stays there.
 
         Where √ν is below a thousandth of ε, p hardly depends on it, and the slope is that at a thousandth.
         """
         root = (nu * self._correction(t)).sqrt().clamp(min=max(1e-3 * self.eps, torch.finfo(nu.dtype).tiny ** 0.5))
-        return (1 / (2 * self.learning_rate(t) * root)).where(nu > 0, torch.zeros_like(nu))
+        return (1 / (2 * self.learning_rate(t) * root) * self.scale(t)).where(nu > 0, torch.zeros_like(nu))
 
     def moves(self, nu: Tensor) -> Tensor:
         """Where ν > 0."""

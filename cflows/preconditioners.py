@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import warnings
@@ -13,7 +12,9 @@ import xarray as xr
 from tqdm import tqdm
 
 from . import stationary
+from ._options import read
 from .eigen import sharpness
+from .momentum import NAdam
 from .objective import Objective
 from .optimizers import Optimizer, RMSProp, ScalarRMSProp
 
@@ -25,7 +26,7 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
     ----------
     f : Objective
         That of the run.
-    opt : RMSProp or Adam
+    opt : RMSProp, Adam or AdamW
         That of the run.
     tree : xarray.DataTree
         Result of `simulate` with process "central" and ``snapshot_every``.
@@ -50,7 +51,7 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
     Raises
     ------
     ValueError
-        If the run has no snapshots of the central flow, or is not one of RMSProp.
+        If the run has no snapshots of the central flow, or its optimizer is another.
 
     Warns
     -----
@@ -59,21 +60,21 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
     """
     if "snapshots" not in tree or "central" not in tree["snapshots"]:
         raise ValueError('the run holds no snapshots of the central flow; simulate with "central" and snapshot_every')
-    if type(opt) is ScalarRMSProp or not isinstance(opt, RMSProp):
-        raise ValueError(f"opt is {type(opt).__name__}; the convex programs are those of RMSProp")
+    if isinstance(opt, (ScalarRMSProp, NAdam)) or not isinstance(opt, RMSProp):
+        raise ValueError(f"opt is {type(opt).__name__}; the convex programs are those of RMSProp and Adam")
     taken = tree["snapshots/central"].to_dataset()
     if taken["weights"].isnull().any():
         raise ValueError(
             "the run was stored without the weights of its snapshots; set CFLOWS_STORED= to compute it anew"
         )
-    burn_in = json.loads(tree.attrs["options"])["burn_in"]
+    first = read(tree)[0].first
     recorded = tree["central"].to_dataset().coords
     coords = np.array(recorded.get("coord", []), dtype=int)
     rows: list[dict] = []
     lagging, guess = None, None
     for i in tqdm(range(taken.sizes["step"]), desc="convex programs", leave=False):
         at = {name: torch.tensor(x.values).to(f.w0) for name, x in taken.isel(step=i).data_vars.items()}
-        t = int(taken["step"][i]) + 1 + burn_in
+        t = int(taken["step"][i]) + first
         lr = opt.learning_rate(t) * (2 / opt.threshold)  # the programs are those of a threshold of 2
         p = opt.preconditioner(at["nu"], t) * (opt.threshold / 2)
         _, g, hvp = f.linearize(at["weights"])
@@ -91,7 +92,7 @@ def along(f: Objective, opt: Optimizer, tree: xr.DataTree, tol: float | None = N
         for s in solved:
             if not s.converged:
                 warnings.warn(f"at step {int(taken['step'][i])}, gap {s.gap:.2g}: {s.message}", stacklevel=2)
-        nu, nu_bar = ((lr * x).square().double().cpu() for x in (p - opt.eps / lr, bar.p))
+        nu, nu_bar = (x.double().cpu() for x in (opt.corrected(at["nu"], t), (lr * bar.p).square()))
         if lagging is None:
             lagging = nu  # what ν would be had it followed ν̄ from the first snapshot on
         else:

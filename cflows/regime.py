@@ -17,6 +17,7 @@ from .errors import ConvergenceError, DivergenceError
 from .objective import Objective
 from .optimizers import Optimizer
 from .processes import PROCESSES, Settings
+from .torch_optim import Start
 
 SETTLED = 1.05  # largest eigenvalue of P⁻¹H, over the threshold, at which a flow can start
 AT_EDGE = 0.99  # the same, from which the optimizer is at its edge
@@ -25,9 +26,10 @@ LONGEST_BURN_IN = 2000
 EIG_TOL = 1e-2
 FACTOR = 2.0  # between two learning rates that are tried
 MOST_TRIED = 16
+MIN_FALL = 0.9  # of the loss, over the largest of all learning rates that were tried
 
 
-def ratios(f: Objective, opt: Optimizer, steps: int) -> Iterator[tuple[int, float, float]]:
+def ratios(f: Objective, opt: Optimizer, steps: int, start: Start | None = None) -> Iterator[tuple[int, float, float]]:
     """Follow an optimizer and look at the largest eigenvalue of P⁻¹H now and then.
 
     Parameters
@@ -36,6 +38,8 @@ def ratios(f: Objective, opt: Optimizer, steps: int) -> Iterator[tuple[int, floa
     opt : Optimizer
     steps : int
         When to stop.
+    start : Start, optional
+        As of `simulate`.
 
     Yields
     ------
@@ -49,8 +53,9 @@ def ratios(f: Objective, opt: Optimizer, steps: int) -> Iterator[tuple[int, floa
     """
     settings = Settings(f, opt, min(COLD_PAIRS, f.dim), EIG_TOL, torch.empty(0, dtype=torch.int64))
     optimizer, midpoint = PROCESSES["discrete"](settings, 0), PROCESSES["midpoint"](settings, 1)
-    state: Any = optimizer.start(f.w0, opt.init(f.w0), 1)
-    middle: Any = midpoint.start(f.w0, opt.init(f.w0), 1)
+    begin = (start or Start(f.w0)).fitted(opt, f.w0)
+    state: Any = optimizer.start(begin.w, begin.nu, begin.taken + 1, begin.m)
+    middle: Any = midpoint.start(begin.w, begin.nu, begin.taken + 1)
     due = 5
     for i in range(steps + 1):
         try:
@@ -65,7 +70,13 @@ def ratios(f: Objective, opt: Optimizer, steps: int) -> Iterator[tuple[int, floa
         state = optimizer.step(seen)
 
 
-def settling_time(f: Objective, opt: Optimizer, longest: int = LONGEST_BURN_IN, progress: bool = True) -> int:
+def settling_time(
+    f: Objective,
+    opt: Optimizer,
+    longest: int = LONGEST_BURN_IN,
+    progress: bool = True,
+    start: Start | None = None,
+) -> int:
     """Steps that an optimizer takes until it is stable, or at its edge, and no longer beyond.
 
     That is when the largest eigenvalue of P⁻¹H, at midpoints, has been within 5 % of the threshold, or below, at three
@@ -79,6 +90,8 @@ def settling_time(f: Objective, opt: Optimizer, longest: int = LONGEST_BURN_IN, 
         Steps after which to give up.
     progress : bool
         Show a progress bar.
+    start : Start, optional
+        As of `simulate`.
 
     Returns
     -------
@@ -89,19 +102,19 @@ def settling_time(f: Objective, opt: Optimizer, longest: int = LONGEST_BURN_IN, 
     ConvergenceError
         If it does not settle.
     """
-    row, lowest, start = 0, (math.inf, 0), float(f(f.w0))
+    row, lowest, first = 0, (math.inf, 0), float(f.value_and_grad(f.w0 if start is None else start.w.to(f.w0))[0])
     bar = tqdm(desc="burn-in", unit="step", disable=not progress, mininterval=0.5 if sys.stderr.isatty() else 30.0)
     with bar:
-        for i, ratio, loss in ratios(f, opt, longest):
+        for i, ratio, loss in ratios(f, opt, longest, start):
             bar.set_postfix_str(f"λ {ratio * opt.threshold:.3g}, threshold {opt.threshold:.3g}", refresh=False)
             bar.update(i - bar.n)
-            row, lowest = row + 1 if ratio <= SETTLED and loss <= start else 0, min(lowest, (ratio, i))
+            row, lowest = row + 1 if ratio <= SETTLED and loss <= first else 0, min(lowest, (ratio, i))
             if row == LOOKS_IN_A_ROW:
                 return i
     raise ConvergenceError(
         f"the optimizer does not settle: after {i} steps the largest eigenvalue of P⁻¹H is "
         f"{ratio * opt.threshold:.3g}, the threshold {opt.threshold:.3g} (lowest: {lowest[0] * opt.threshold:.3g}, "
-        f"after {lowest[1]}), the loss {loss:.3g} (at the start {start:.3g}); use a smaller learning "
+        f"after {lowest[1]}), the loss {loss:.3g} (at the start {first:.3g}); use a smaller learning "
         "rate (cflows.suggest_lr finds one), or a loss that is smooth"
     )
 
@@ -132,8 +145,8 @@ class LearningRates:
     early : float
         Smallest of those tried that brings it there within half of the steps; NaN if none does.
     largest : float
-        Largest that lets it settle within a quarter of them, to a loss not more than twice the lowest there. Beyond, no
-        flow can start. NaN if none does.
+        Largest that lets it settle within a quarter of them, where the loss has fallen by no less than nine tenths of
+        the most that it has with any. Beyond, no flow can start. NaN if none does.
     never : float
         Largest that leaves it below the edge for all of them; NaN if none does.
     steps : int
@@ -162,8 +175,8 @@ class LearningRates:
 def suggest_lr(f: Objective, opt: Optimizer, steps: int = 300, progress: bool = True) -> LearningRates:
     """Find the learning rates at which an optimizer comes to its edge of stability early, and not at all.
 
-    It tries learning rates that are a factor of 2 apart, each for so many plain steps, with a dozen eigenvalue problems
-    on the way, and ends each as soon as its answer is known.
+    It tries learning rates that are a factor of 2 apart, each for so many plain steps, with up to twenty eigenvalue
+    problems on the way, and ends each as soon as its answer is known.
 
     Parameters
     ----------
@@ -201,7 +214,7 @@ def suggest_lr(f: Objective, opt: Optimizer, steps: int = 300, progress: bool = 
         raise TypeError("the learning rate is a schedule; give a number to start the search from")
     if steps < 60:
         raise ValueError(f"steps is {steps}; give the length that a run shall have, at least 60")
-    first, tried = float(opt.lr), dict[float, Tried]()
+    first, tried, initial = float(opt.lr), dict[float, Tried](), float(f.value_and_grad(f.w0)[0])
 
     with tqdm(desc="learning rates", unit="run", disable=not progress) as bar:
 
@@ -215,7 +228,8 @@ def suggest_lr(f: Objective, opt: Optimizer, steps: int = 300, progress: bool = 
 
         def trains(k: int) -> bool:
             settled = not math.isnan(edge(k))
-            return settled and tried[first * FACTOR**k].loss <= 2 * min(x.loss for x in tried.values())
+            most = initial - min(x.loss for x in tried.values())
+            return settled and initial - tried[first * FACTOR**k].loss >= MIN_FALL * most
 
         top = max(itertools.takewhile(trains, range(MOST_TRIED)), default=None)
         if top is None:

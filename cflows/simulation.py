@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import sys
 import time
@@ -24,6 +25,7 @@ from .optimizers import Optimizer
 from .processes.base import Outputs
 from .records import Record
 from .regime import settling_time
+from .torch_optim import Start
 
 
 @renamed(warmup="burn_in", branch="branch_step", window="replay_steps")
@@ -34,6 +36,7 @@ def simulate(
     processes: Sequence[str] = ("discrete", "stable", "central"),
     burn_in: int | Literal["auto"] = 0,
     *,
+    start: Start | None = None,
     eigs: int = 4,
     eig_every: int | Mapping[str, int] | None = None,
     eig_tol: float = 1e-2,
@@ -74,6 +77,9 @@ def simulate(
     burn_in : int or "auto"
         Plain optimizer steps taken before the processes part ways; "auto": until the optimizer is not beyond its edge
         (`regime.settling_time`).
+    start : Start, optional
+        Where the optimizer has come to, as of `from_torch`: it goes on from these weights instead of ``f.w0``, and from
+        its averages.
     eigs : int
         How many of the largest eigenvalues of the effective Hessian to compute. The central flow follows more of them
         while all are above 1.8. Weights that have never had a gradient (ν = 0) are at rest; H is that of the others.
@@ -121,13 +127,13 @@ def simulate(
     replay_steps : int
         Number of steps that `replay` shall be able to compute again, from each of some states that the result holds.
     replay_from : sequence of int, optional
-        Steps of these states (default: so many steps before the end).
+        Steps of these states (default: ``replay_steps`` before the end).
     checkpoint : path, optional
         File that holds the state of the run; if it is there, the run goes on from it. Written from time to time, at the
         end, and whenever an error or an interruption ends the run early. If its folder can't be written, that is an
         error before anything is computed; if a disk fills up later, a warning.
     checkpoint_every : float
-        Seconds between two times.
+        Seconds between two times at which it is written.
     progress : bool
         Show a progress bar (at most a line every half minute where there is no terminal).
 
@@ -158,19 +164,26 @@ def simulate(
     ConvergenceError
         If an eigenvalue or complementarity problem is not solved; as above.
     """
+    if not (start is None or isinstance(start, Start)):
+        raise TypeError(
+            f"start is a {type(start).__name__}; it must be what cflows.from_torch returns, or a cflows.Start"
+        )
     if isinstance(burn_in, str):
-        burn_in = _burn_in(f, opt, burn_in, checkpoint, progress)
+        burn_in = _burn_in(f, opt, burn_in, start, checkpoint, progress)
     further = chosen(records)
     options = Options.of(
         f, opt, steps, processes, eig_every, coords, replay_from, further,
         burn_in=burn_in, eigs=eigs, eig_tol=eig_tol, substeps=substeps, branch_step=branch_step, accuracy=accuracy,
-        snapshot_every=snapshot_every, replay_steps=replay_steps,
+        snapshot_every=snapshot_every, replay_steps=replay_steps, taken=start.taken if start else 0,
     )  # fmt: skip
     path = None if checkpoint is None else files.writable(checkpoint)
-    fingerprint = Fingerprint.of(f, opt, options.burn_in + options.steps + 1, outputs, further)
+    begin = (start or Start(f.w0)).fitted(opt, f.w0)
+    f = copy.copy(f)
+    f.w0 = begin.w
+    fingerprint = Fingerprint.of(f, opt, begin, options, outputs, further)
     run = Run(f, opt, options, fingerprint, outputs, further, path)
     if not run.resume():
-        run.begin(rounding_only(f))
+        run.begin(begin, rounding_only(f))
 
     shown = {"disable": not progress, "unit": "step", "mininterval": 0.5 if sys.stderr.isatty() else 30.0}
     try:
@@ -189,7 +202,9 @@ def simulate(
     return run.tree()
 
 
-def _burn_in(f: Objective, opt: Optimizer, asked: str, checkpoint: str | Path | None, progress: bool) -> int:
+def _burn_in(
+    f: Objective, opt: Optimizer, asked: str, start: Start | None, checkpoint: str | Path | None, progress: bool
+) -> int:
     """The burn-in of the run in the checkpoint, or as long as it takes."""
     if asked != "auto":
         raise ValueError(f'burn_in is {asked!r}; it must be a number of steps, or "auto"')
@@ -198,7 +213,7 @@ def _burn_in(f: Objective, opt: Optimizer, asked: str, checkpoint: str | Path | 
     if checkpoint is not None and Path(checkpoint).exists():
         with contextlib.suppress(ValueError, KeyError, TypeError):  # what is wrong with it is said later
             return read(files.load(checkpoint))[0].burn_in
-    return settling_time(f, opt, progress=progress)
+    return settling_time(f, opt, progress=progress, start=start)
 
 
 def replay(
@@ -236,17 +251,17 @@ def replay(
     Raises
     ------
     ValueError
-        If the run holds no such state, or is one of another optimizer or objective: losses at the start are compared
-        within a thousandth, those at the state within a hundredth.
+        If the run holds no such state, or is one of another optimizer or objective: losses at the start (unless it was
+        that of another run) are compared within a thousandth, those at the state within a hundredth.
     """
     if "state" not in tree:
         raise ValueError("the run holds no state to go on from; give simulate replay_steps")
     options, there = read(tree)
-    here = Fingerprint.of(f, opt, options.burn_in + options.steps + 1, None)
+    here = Fingerprint.of(f, opt, Start(f.w0).fitted(opt, f.w0), options, None)
     for name in ("optimizer", "weights", "dtype"):
         if getattr(here, name) != getattr(there, name):
             raise ValueError(f"{name} of the run is {getattr(there, name)}, here it is {getattr(here, name)}")
-    if not math.isclose(here.loss, there.loss, rel_tol=1e-3):
+    if not options.taken and not math.isclose(here.loss, there.loss, rel_tol=1e-3):
         raise ValueError(f"the loss at the start of the run is {there.loss:g}, here it is {here.loss:g}")
     first = options.replay_from[-1] if start is None else start
     if not isinstance(first, (int, np.integer)):

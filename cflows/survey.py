@@ -113,12 +113,15 @@ def measure(experiment: Experiment, device: str | torch.device = "auto", anew: b
 
 
 def _row(experiment: Experiment, device: str, anew: bool = False) -> tuple[dict[str, float], str]:
+    threads = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)
     try:
         return measure(experiment, device, anew), ""
     except (ConvergenceError, ValueError) as error:
         return {}, f"{type(error).__name__}: {error}"
+    finally:
+        torch.set_num_threads(threads)
 
 
 def table(preset: Preset = "laptop", device: str = "auto", jobs: int | None = None) -> xr.Dataset:

@@ -118,7 +118,7 @@ class _Supervised(Task):
         """As of `Task`."""
         inputs, classes = self.examples()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            torch.default_generator.manual_seed(self.seed)  # that of the CPU alone
             module = self.module()
         targets = F.one_hot(classes, self.labels).to(next(module.parameters()).dtype)
         module, inputs, targets = module.to(device), inputs.to(device), targets.to(device)

@@ -13,8 +13,8 @@ PACKAGE = ROOT / "cflows"
 
 # What a room may import is in its own line or above; see the table in book/architecture.md.
 LAYERS = [
-    {"errors", "registry", "_deprecation", "_torch_optim", "files", "records", "_states", "averaging"},
-    {"critical", "quadratic", "optimizers", "momentum", "eigen", "sdcp", "data", "models"},
+    {"errors", "registry", "_deprecation", "files", "records", "_states", "averaging"},
+    {"critical", "quadratic", "optimizers", "momentum", "torch_optim", "eigen", "sdcp", "data", "models"},
     {"objective", "modules"},
     {"differences", "flows", "leapfrog", "stationary", "gauge"},
     {"processes"},

@@ -13,6 +13,7 @@ import cflows
 from cflows import DivergenceError, GradientDescent, Objective, RMSProp, simulate
 from cflows.differences import Reach, third_derivatives
 from cflows.eigen import top_eigenpairs
+from cflows.processes import Central, Settings
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -390,3 +391,43 @@ def test_a_beta2_that_no_flow_can_follow_is_named():
     f = Objective(lambda w: w.cosh().sum(), torch.ones(2))
     with pytest.raises(ValueError, match=r"beta2 is 1e-05: ν follows the gradient .*use beta2 above 0\.002"):
         quiet(f, RMSProp(1e-2, 1e-5), 2)
+
+
+def test_differences_leave_weights_at_rest_out():
+    """Behind a head that starts at zero nothing has a gradient yet, and ν is 0 there: such weights do not move."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+    nn.init.zeros_(module[2].weight)
+    nn.init.zeros_(module[2].bias)
+    x = torch.randn(30, 3, dtype=torch.float64)
+    f = Objective.from_module(module, nn.MSELoss(), x, torch.sin(2 * x[:, :1]) + 0.3)
+    none = torch.as_tensor([], dtype=torch.int64)
+    for eps in (1e-8, 1e-2, 1.0):
+        opt = RMSProp(1.5 * eps + 0.02, 0.95, eps, True)
+        flow = Central(Settings(f, opt, 1, 1e-3, none), 0)
+        state = flow.start(f.w0, opt.init(f.w0), 1)
+        moves = opt.moves(state.nu)
+        assert 0 < moves.sum() < f.dim
+        seen = flow.evaluate(state, 0, 1)
+        T, _ = flow.third_derivatives(seen, seen.pairs.U, seen.pairs.HU, seen.p)
+        torch.testing.assert_close(T, f.hessian_gradients(f.w0, seen.pairs.U) * moves, rtol=1e-3, atol=1e-6)
+
+
+def test_a_jump_of_the_learning_rate_is_seen_at_once():
+    f = Objective(lambda w: w[1] * w[0] ** 2 / 2 - 0.02 * w[1] + 0.05 * w[0] ** 4,
+                  torch.tensor([0.1, 8.0], dtype=torch.float64))  # fmt: skip
+    opt = GradientDescent(lambda t: 0.26 if t > 20.5 else 0.1)
+    found = quiet(f, opt, 25, ("central",))["central"]["eigenvalues"][:, 0].dropna("step")
+    assert float(found.sel(step=slice(20, 21))[0]) == pytest.approx(2.0, abs=0.1)
+
+
+@pytest.mark.parametrize("far", [1e3, 1e4, 1e5])
+def test_weights_of_very_different_sizes_do_not_make_right_derivatives_wrong(far):
+    """Differences over a share of all weights together say nothing there."""
+
+    def loss(w):
+        return 10 * torch.cosh(w[1] / 10) * (1 - torch.cos(w[0])) - w[1] / 2 + 1e-3 * torch.log1p((w[2] - far) ** 2)
+
+    w0 = torch.tensor([0.3, 10.0, far])
+    H = Objective(loss, w0).hvp(w0, torch.eye(3))
+    torch.testing.assert_close(H, Objective(loss, w0, check=False).hvp(w0, torch.eye(3)), rtol=0, atol=0)

@@ -456,3 +456,22 @@ def test_states_of_files_from_before_momentum():
     assert numbers.pop("m", 0) is None
     old = packed.assign_attrs(numbers=json.dumps(numbers))
     assert _states.unpack(process.state_type, old, f.w0.device).m is None
+
+
+def test_weight_decay_without_momentum_is_in_the_flows_too():
+    f = mlp_objective()
+    opt = AdamW(4e-3, beta1=0.0, beta2=0.99, weight_decay=0.5)
+    run = simulate(f, opt, 80, ("discrete", "stable", "central"), burn_in=5, snapshot_every=79, progress=False)
+    w = run["snapshots/discrete"]["weights"].values
+    way = np.linalg.norm(w[-1] - w[0])
+    assert float(run["distance"]["stable-discrete"][-1]) < 0.01 * way
+    assert float(run["distance"]["central-discrete"][-1]) < 0.01 * way
+    plain = simulate(f, RMSProp(4e-3, 0.99, 0.0, True), 80, ("discrete",), burn_in=5, snapshot_every=79, progress=False)
+    assert np.linalg.norm(w[-1] - plain["snapshots/discrete"]["weights"].values[-1]) > 0.1 * way
+
+
+def test_the_convex_programs_are_not_those_of_nadam():
+    f, opt = mlp_objective(), NAdam(1e-3)
+    run = simulate(f, opt, 3, ("central",), burn_in=5, snapshot_every=1, progress=False)
+    with pytest.raises(ValueError, match="opt is NAdam; the convex programs are those of RMSProp and Adam"):
+        preconditioners.along(f, opt, run)

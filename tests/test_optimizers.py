@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +17,13 @@ from cflows import (
     Objective,
     RMSProp,
     ScalarRMSProp,
+    Start,
+    from_torch,
+    preconditioners,
+    regime,
     simulate,
 )
+from cflows.simulation import replay
 
 
 def run(f, opt, steps):
@@ -72,10 +78,10 @@ def torch_run(steps=12, kind=torch.optim.RMSprop, **options):
 
 def test_a_run_of_torch_goes_on_here(tmp_path):
     optimizer, module, f, go_on = torch_run()
-    opt = RMSProp.from_torch(optimizer, module)
-    assert (opt.lr, opt.beta2, opt.eps, opt.bias_correction) == (1e-3, 0.98, 1e-6, False)
+    opt, start = from_torch(optimizer, module)
+    assert opt == RMSProp(1e-3, 0.98, 1e-6)
     checkpoint = tmp_path / "run.ckpt"
-    run = simulate(f, opt, 9, snapshot_every=8, progress=False, checkpoint=checkpoint)
+    run = simulate(f, opt, 9, start=start, snapshot_every=8, progress=False, checkpoint=checkpoint)
     theirs = go_on(8)
     np.testing.assert_allclose(run["snapshots/discrete"]["weights"][-1], theirs, rtol=1e-12, atol=1e-14)
     assert run["central"]["nu_sum"][0] == pytest.approx(float(run["discrete"]["nu_sum"][0]), rel=1e-6)
@@ -85,74 +91,112 @@ def test_a_run_of_torch_goes_on_here(tmp_path):
 
 @pytest.mark.parametrize("steps", [0, 12])
 @pytest.mark.parametrize(
-    ("ours", "made", "kind", "options"),
+    ("ours", "kind", "options"),
     [
-        (Adam, Adam, torch.optim.Adam, {"lr": 2e-3, "betas": (0.8, 0.95), "eps": 1e-5}),
-        (RMSProp, Adam, torch.optim.Adam, {"lr": torch.tensor(2e-3, dtype=torch.float64)}),
-        (Adam, AdamW, torch.optim.AdamW, {"lr": 2e-3, "weight_decay": 0.3}),
-        (NAdam, NAdam, torch.optim.NAdam, {"lr": 2e-3, "betas": (0.8, 0.95), "momentum_decay": 0.1}),
-        (HeavyBall, HeavyBall, torch.optim.SGD, {"lr": 0.02, "momentum": 0.8}),
-        (HeavyBall, HeavyBall, torch.optim.SGD, {"lr": 0.02, "momentum": 0.8, "dampening": 0.3}),
-        (HeavyBall, Nesterov, torch.optim.SGD, {"lr": 0.02, "momentum": 0.8, "nesterov": True}),
-        (GradientDescent, HeavyBall, torch.optim.SGD, {"lr": 0.02}),
+        (Adam, torch.optim.Adam, {"lr": 2e-3, "betas": (0.8, 0.95), "eps": 1e-5}),
+        (Adam, torch.optim.Adam, {"lr": torch.tensor(2e-3, dtype=torch.float64)}),
+        (AdamW, torch.optim.AdamW, {"lr": 2e-3, "weight_decay": 0.3}),
+        (NAdam, torch.optim.NAdam, {"lr": 2e-3, "betas": (0.8, 0.95), "momentum_decay": 0.1}),
+        (HeavyBall, torch.optim.SGD, {"lr": 0.02, "momentum": 0.8}),
+        (HeavyBall, torch.optim.SGD, {"lr": 0.02, "momentum": 0.8, "dampening": 0.3}),
+        (Nesterov, torch.optim.SGD, {"lr": 0.02, "momentum": 0.8, "nesterov": True}),
+        (HeavyBall, torch.optim.SGD, {"lr": 0.02}),
     ],
 )
-def test_a_run_with_momentum_goes_on_here(ours, made, kind, options, steps):
+def test_a_run_with_momentum_goes_on_here(ours, kind, options, steps):
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # in which NAdam keeps its product of momenta
     try:
         optimizer, module, f, go_on = torch_run(steps, kind, **options)
-        opt = ours.from_torch(optimizer, module)
-        assert isinstance(opt, made)
-        run = simulate(f, opt, 101, ("discrete",), eig_every=0, outputs=lambda w: w * 1.0, progress=False)
+        opt, start = from_torch(optimizer, module)
+        assert type(opt) is ours
+        run = simulate(f, opt, 101, ("discrete",), start=start, eig_every=0, outputs=lambda w: w * 1.0, progress=False)
         theirs = go_on(100)
     finally:
         torch.set_default_dtype(before)
     np.testing.assert_allclose(run["discrete"]["outputs"][-1], theirs, rtol=1e-9, atol=1e-12)
 
 
-def test_flows_go_on_with_the_momentum_of_a_run():
-    """They start at its weights with its averages: the central flow of the same run, burnt in here, is the same."""
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RMSprop])
+def test_flows_and_programs_go_on_with_a_run(kind):
+    """From its weights and averages, whatever those of the objective: as the same run, burnt in here."""
+    optimizer, module, f, _ = torch_run(12, kind)
+    opt, start = from_torch(optimizer, module)
+    names = ("stable", "central", "stationary")
+    options = {"processes": names, "snapshot_every": 4, "replay_steps": 2}
+    here = simulate(torch_run(0)[2], opt, 9, burn_in=12, **options, progress=False)
+    for g in (f, torch_run(0)[2]):
+        there = simulate(g, opt, 9, start=start, **options, progress=False)
+        for name in names:
+            np.testing.assert_allclose(there[name]["loss"], here[name]["loss"], rtol=1e-6)
+            np.testing.assert_allclose(there[name]["nu_sum"], here[name]["nu_sum"], rtol=1e-6)
+        again = replay(g, opt, there)
+        np.testing.assert_allclose(again["stable"]["loss"], there["stable"]["loss"][-2:], rtol=1e-9)
+    ours, theirs = (preconditioners.along(g, opt, run) for g, run in ((f, there), (torch_run(0)[2], here)))
+    np.testing.assert_allclose(ours["cosine"], theirs["cosine"], rtol=1e-4)
+
+
+def test_a_schedule_and_a_burn_in_go_on_from_the_steps_that_were_taken():
     optimizer, module, f, _ = torch_run(12, torch.optim.Adam, lr=1e-3)
-    start = torch_run(0)[2]
-    here = simulate(start, Adam(1e-3, eps=1e-8), 9, ("stable", "central"), burn_in=12, progress=False)
-    there = simulate(f, Adam.from_torch(optimizer, module), 9, ("stable", "central"), progress=False)
-    for name in ("stable", "central"):
-        np.testing.assert_allclose(there[name]["loss"], here[name]["loss"], rtol=1e-6)
-        np.testing.assert_allclose(there[name]["nu_sum"], here[name]["nu_sum"], rtol=1e-6)
+    opt, start = from_torch(optimizer, module)
+    falling = replace(opt, lr=lambda t: 1e-2 / t)
+    outputs = {"processes": ("discrete",), "eig_every": 0, "outputs": lambda w: w * 1.0, "progress": False}
+    run = simulate(f, falling, 4, start=start, burn_in=3, **outputs)["discrete"]["outputs"].values
+    w, nu, m = start.w, start.nu, start.m
+    for t in range(13, 19):
+        _, g = f.value_and_grad(w)
+        nu, (m, direction) = falling.update(nu, g), falling.momentum(m, g, t)
+        w = w - direction / falling.preconditioner(nu, t)
+    np.testing.assert_allclose(run[-1], w, rtol=1e-12)
+    assert regime.settling_time(f, opt, progress=False, start=start) <= regime.settling_time(f, opt, progress=False)
 
 
 def test_what_can_not_go_on_is_named():
-    optimizer, module, *_ = torch_run(1)
-    with pytest.raises(TypeError, match="is a SGD"):
-        RMSProp.from_torch(torch.optim.SGD(module.parameters()), module)
-    with pytest.raises(TypeError, match=r"is a RMSprop; use RMSProp.from_torch, not ScalarRMSProp's"):
-        ScalarRMSProp.from_torch(optimizer, module)
+    optimizer, module, f, _ = torch_run(1)
     with pytest.raises(ValueError, match=r"does not train 2\.weight, 2\.bias; freeze"):
-        RMSProp.from_torch(torch.optim.RMSprop(module[0].parameters()), module)
+        from_torch(torch.optim.RMSprop(module[0].parameters()), module)
     with pytest.raises(ValueError, match="4 of the optimizer's parameters are no trainable"):
-        RMSProp.from_torch(optimizer, module.requires_grad_(False))
+        from_torch(optimizer, module.requires_grad_(False))
     module.requires_grad_(True)
     with pytest.raises(ValueError, match="has momentum and centered, which RMSProp here has not"):
-        RMSProp.from_torch(*torch_run(1, momentum=0.9, centered=True)[:2])
+        from_torch(*torch_run(1, momentum=0.9, centered=True)[:2])
     groups = [{"params": module[0].parameters(), "lr": 1e-2}, {"params": module[2].parameters(), "lr": 1e-3}]
     with pytest.raises(ValueError, match=r"lr is 0.001, 0.01 in different groups"):
-        RMSProp.from_torch(torch.optim.RMSprop(groups), module)
+        from_torch(torch.optim.RMSprop(groups), module)
     with pytest.warns(UserWarning, match=r"weight_decay=0.1; give the objective the same"):
-        RMSProp.from_torch(*torch_run(1, weight_decay=0.1)[:2])
-    with pytest.raises(ValueError, match=r"the objective has \d+ weights, the optimizer's state 26"):
-        simulate(mlp_objective(), RMSProp.from_torch(optimizer, module), 2, progress=False)
-    with pytest.raises(TypeError, match="is a Adagrad; it must be RMSprop, SGD, Adam, AdamW or NAdam"):
-        Adam.from_torch(torch.optim.Adagrad(module.parameters()), module)
+        from_torch(*torch_run(1, weight_decay=0.1)[:2])
+    opt, start = from_torch(optimizer, module)
+    with pytest.raises(ValueError, match=r"w of start has shape \(26,\); with an objective of \d+ weights and RMSProp"):
+        simulate(mlp_objective(), opt, 2, start=start, progress=False)
+    with pytest.raises(ValueError, match=r"nu of start has shape \(26,\); .* and ScalarRMSProp it must be \(\)"):
+        simulate(f, ScalarRMSProp(1e-3, 0.9), 2, start=start, progress=False)
+    with pytest.raises(ValueError, match="w of start holds values that are not finite"):
+        simulate(f, opt, 2, start=Start(start.w * math.nan), progress=False)
+    with pytest.raises(ValueError, match="taken is -1"):
+        simulate(f, opt, 2, start=Start(start.w, taken=-1), progress=False)
+    with pytest.raises(TypeError, match=r"start is a tuple; it must be what cflows.from_torch returns"):
+        simulate(f, opt, 2, start=(opt, start), progress=False)
+    with pytest.raises(TypeError, match="is a Adagrad; it must be RMSprop, SGD, Adam, AdamW or NAdam itself"):
+        from_torch(torch.optim.Adagrad(module.parameters()), module)
+    with pytest.raises(TypeError, match="is a Other; it must be"):
+        from_torch(type("Other", (torch.optim.Adam,), {})(module.parameters()), module)
     with pytest.raises(ValueError, match="has amsgrad and maximize, which Adam here has not"):
-        Adam.from_torch(*torch_run(1, torch.optim.Adam, amsgrad=True, maximize=True)[:2])
+        from_torch(*torch_run(1, torch.optim.Adam, amsgrad=True, maximize=True)[:2])
     optimizer, module, *_ = torch_run(2, torch.optim.Adam)
     groups = [{"params": module[0].parameters()}, {"params": module[2].parameters(), "betas": (0.8, 0.999)}]
     with pytest.raises(ValueError, match=r"beta1 is 0.8, 0.9 in different groups"):
-        Adam.from_torch(torch.optim.Adam(groups), module)
+        from_torch(torch.optim.Adam(groups), module)
     optimizer.state[module[2].bias]["step"] += 1
     with pytest.raises(ValueError, match="parameters have taken 2, 3 steps"):
-        Adam.from_torch(optimizer, module)
+        from_torch(optimizer, module)
+    del optimizer.state[module[2].bias]
+    with pytest.warns(UserWarning, match=r"2\.bias have taken no step, others have"):
+        from_torch(optimizer, module)
+
+
+def test_without_momentum_pytorch_ignores_a_dampening():
+    optimizer, module, *_ = torch_run(1, torch.optim.SGD, lr=0.1, dampening=0.5)
+    assert from_torch(optimizer, module)[0] == HeavyBall(0.1, beta=0.0)
 
 
 def test_scalar_rmsprop_is_rmsprop_on_the_norm():

@@ -85,3 +85,17 @@ def test_a_schedule_or_too_few_steps_are_refused():
         suggest_lr(QUADRATIC, GradientDescent(lambda t: 0.1 / t))
     with pytest.raises(ValueError, match="steps is 10"):
         suggest_lr(QUADRATIC, GradientDescent(0.1), 10)
+
+
+@pytest.mark.parametrize("offset", [1.0, -5.0])
+def test_a_constant_in_the_loss_changes_nothing(offset):
+    f = Objective(lambda w: offset + (w * w).sum() / 2, torch.ones(1, dtype=torch.float64))
+    assert suggest_lr(f, GradientDescent(0.7), 60, progress=False).largest == 1.4
+
+
+def test_the_loss_of_all_processes_is_compared(monkeypatch):
+    """As if another process held the other half of the loss."""
+    f = Objective(lambda w: (1 + (w * w).sum() / 2) / 2, torch.ones(2, dtype=torch.float64))
+    f._split = True
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda x: x.mul_(2))
+    assert regime.settling_time(f, GradientDescent(0.5), progress=False) == 15

@@ -98,4 +98,4 @@ def untouched(module: nn.Module | None) -> Iterator[None]:
 
 
 def _devices() -> list[int]:
-    return [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,7 @@ DISTANCES = {torch.float32: (1e-2, 1e-3, 1e-1), torch.float64: (1e-4, 1e-6, 1e-2
 MAX_ERROR = 0.02  # of a derivative, relative, parameter by parameter; wrong kernels are off by tens of percent
 FLOOR = {torch.float32: 1e-3, torch.float64: 1e-5}  # error of differences, relative to all parameters together
 ROUNDINGS = 30  # rounding error of a gradient or a product, in units of machine precision
-MAX_SCATTER = 0.3  # of two differences, relative to their distance from the derivative: beyond, L is not smooth
+MAX_SCATTER = 0.3  # of two differences, relative to them and to their distance from the derivative: beyond, they err
 MAX_SKEW = 1e-3  # of a Hessian that counts as symmetric, relative to the derivative
 
 
@@ -55,7 +55,7 @@ def fault(f: Objective, w: Float[Tensor, "n"], third: bool) -> str:
             return ""
         twins.append(twin)
     error = ours - twins[0]
-    if (twins[0] - twins[1]).norm() > MAX_SCATTER * error.norm():
+    if (twins[0] - twins[1]).norm() > MAX_SCATTER * min(error.norm(), twins[0].norm()):
         return ""
     worst = max(range(len(sizes)), key=lambda i: float(error.split(sizes)[i].norm()))
     where = f", most of all for {binding.names[worst]!r}" if binding else ""
@@ -64,7 +64,18 @@ def fault(f: Objective, w: Float[Tensor, "n"], third: bool) -> str:
     return f"are off from differences by {float(error.norm() / twins[0].norm()):.1%}{symmetric}{where}"
 
 
-def difference(f: Objective, w: Float[Tensor, "n"], v: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+class Gradients(Protocol):
+    """What differences of gradients need of an objective."""
+
+    @property
+    def w0(self) -> Float[Tensor, "n"]:
+        """Initial weights."""
+
+    def value_and_grad(self, w: Float[Tensor, "n"]) -> tuple[Tensor, Float[Tensor, "n"]]:
+        """Value () and gradient (n,)."""
+
+
+def difference(f: Gradients, w: Float[Tensor, "n"], v: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
     """(∇L(w + v) - ∇L(w - v)) / 2, which is H(w)v with an error of third order in v."""
     return (f.value_and_grad(w + v)[1] - f.value_and_grad(w - v)[1]) / 2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,8 @@ from torch import Tensor
 from .. import flows, leapfrog
 from ..differences import Known, Reach, third_derivatives
 from ..errors import DivergenceError
+from ..objective import Objective
+from ..objective.derivative_check import Gradients
 from ..records import Variable
 from .base import ADDED, CACHE, PROCESSES, Observation, Process, State
 
@@ -94,6 +96,23 @@ class FlowState(State):
         return replace(self, w=torch.full_like(self.w, math.nan))
 
 
+class Moving(NamedTuple):
+    """An objective as differences need it, whose gradient is that of the weights that move."""
+
+    f: Objective
+    moves: Tensor
+
+    @property
+    def w0(self) -> Float[Tensor, "n"]:
+        """Its initial weights."""
+        return self.f.w0
+
+    def value_and_grad(self, w: Float[Tensor, "n"]) -> tuple[Tensor, Float[Tensor, "n"]]:
+        """Its value and gradient."""
+        value, g = self.f.value_and_grad(w)
+        return value, g * self.moves
+
+
 class Flow(Process):
     """A flow starts from the ν that the optimizer's next step uses, and from the m between that of the last and it."""
 
@@ -134,7 +153,8 @@ class Flow(Process):
             return True
         seen, least = ASSUMED_GROWTH * abs(trend.slope) / max(trend.top, 1e-30), MIN_GROWTH + self.opt.rate
         age, rate = state.t - trend.t, max(seen, least)
-        grown = age > 0 and trend.top * math.exp(min(rate * age, 100)) > limit * self.opt.threshold
+        top = trend.top * (self.opt.learning_rate(state.t) / self.opt.learning_rate(trend.t))  # of a schedule
+        grown = age > 0 and top * math.exp(min(rate * age, 100)) > limit * self.opt.threshold
         return grown or age >= min(MAX_UNSEEN, MAX_UNSEEN_GROWTH * trend.age)
 
     def flow_step(self, seen: Observation, dt: float, critical=None, modes=None) -> flows.Step:
@@ -184,7 +204,11 @@ class Flow(Process):
         """∇(uᵢᵀHuⱼ) by differences of gradients, and how far they reached."""
         s: Any = seen.state
         assert seen.g is not None
-        T, off, reach = third_derivatives(self.f, s.w, seen.g, U, HU, p, s.reach, known)
+        f: Gradients = self.f
+        g, moves = seen.g, self.opt.moves(s.nu).expand_as(s.w)
+        if not moves.all():
+            f, g = Moving(self.f, moves), g * moves
+        T, off, reach = third_derivatives(f, s.w, g, U, HU, p, s.reach, known)
         if off > MAX_SMOOTHNESS_ERROR:
             raise DivergenceError(
                 f"second derivatives of the loss are off from differences of its gradient by {off:.0%}: it is not "
