@@ -150,11 +150,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="execute and settle the claims in .cache/check, no pages")
     preset, fresh, check = vars(parser.parse_args()).values()
     folder = ROOT / ".cache/check" if check else EXECUTED
-    os.environ.setdefault("CFLOWS_CACHE", str(ROOT / ".cache"))
-    if fresh:
-        os.environ["CFLOWS_STORED"] = ""
-        runs_there, stamps = Path(os.environ["CFLOWS_CACHE"], "runs").glob("*.nc"), (ROOT / ".cache").rglob("*.stamp")
-        for old in [*runs_there, *stamps]:
+    cache = ROOT / ".cache"
+    os.environ.setdefault("CFLOWS_CACHE", str(cache))
+    if fresh:  # never in a cache that holds runs of the user's own
+        os.environ |= {"CFLOWS_STORED": "", "CFLOWS_CACHE": str(cache)}
+        for old in [*(cache / "runs").glob("*.nc"), *cache.rglob("*.stamp")]:
             old.unlink()
     os.environ["CFLOWS_MEDIA"] = str(folder if check else STATIC / "media")
     os.environ["CFLOWS_MEDIA_URL"] = "../../_static/media"  # as seen from a chapter's page

@@ -197,7 +197,7 @@ def laboratory(entries: Sequence[dict]) -> list[str]:
     ]
     return [
         *title("laboratory"),
-        "Units of the central flow's time in a second, on one thread: the engine of the [Laboratory](laboratory), "
+        "Units of the central flow's time in a second: the engine of the [Laboratory](laboratory), "
         "run in V8 without a page, and `simulate` at its defaults, which is made for larger networks. Errors are those "
         "of the predicted loss, on average, against `simulate` at tight accuracy.",
         "",
@@ -218,7 +218,8 @@ def gauge(entries: Sequence[dict]) -> list[str]:
         *title("gauge"),
         "A step of Adam with a report of {class}`cflows.Gauge <cflows.gauge.Gauge>` at every step, by method: "
         "perceptrons on a batch of 256, the probe batch too. *More* is what the report adds to the step. With a report "
-        "at every tenth step the share is a tenth of it. Memory is the peak of the process, PyTorch itself included.",
+        "at every hundredth step, the default, the share is a hundredth of it. Memory is the peak of the process, "
+        "PyTorch itself included.",
         "",
         *table(["weights", "report", "a step", "more", "memory"], rows),
     ]
@@ -300,7 +301,8 @@ def page(results: dict[str, dict], remarks: str = "", gpu: dict | None = None, r
     lines += [
         "## How it was measured",
         "",
-        "`make bench` measures all of it again. Compare times within a table; on another machine all of them differ.",
+        "`make bench` measures all of it again but for the GPU. Compare times within a table; on another machine all "
+        "of them differ.",
         "",
         *([remarks, ""] if remarks else []),
         *origins({name: results[name] for name in entries}),

@@ -72,9 +72,10 @@ def page(notebooks: Sequence[Path]) -> str:
         e, a = experiments.read(tree), store.provenance(tree)
         size, spent = size + file.stat().st_size / 1e6, spent + a["seconds"]
         kind = "convex programs of " if name.endswith(".preconditioners.nc") else ""
+        what = f"{kind}{type(e.optimizer).__name__}, η = {e.optimizer.lr:g}, {e.steps} steps"
         runs.append(
             [
-                f"{kind}{type(e.optimizer).__name__}, η = {e.optimizer.lr:g}, {e.steps} steps<br>"
+                f"{'the survey: ' + tree.attrs['summary'] if '-table-' in name else what}<br>"
                 f'<a href="../../runs/{name}" download>{escape(name)}</a>',
                 day(a["date"]),
                 duration(a["seconds"]),
@@ -89,8 +90,8 @@ def page(notebooks: Sequence[Path]) -> str:
             "",
             "Does the present code compute what these pages show? Each chapter is a notebook that was executed "
             "from its first cell to its last when this site was built. The runs that it shows were computed before and "
-            "are kept in files. The tests compute some steps of each file again, from states that it holds, and "
-            "nothing is published if the code gives something else ([Run it yourself](run-it-yourself)).",
+            "are kept in files. The tests compute parts of them again, steps of each run from states that it holds. "
+            "Nothing is published if the code gives something else ([Run it yourself](run-it-yourself)).",
             "",
             f"The {len(chapters)} chapters took {duration(took)} to execute. Their {len(names)} files have {size:.0f} "
             f"MB and took {duration(spent)} to compute.",

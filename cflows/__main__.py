@@ -135,7 +135,7 @@ def verify(paths: Annotated[list[Path], tyro.conf.Positional], device: str = "au
     wrong = [f"{file}: {line}" for file in _some(paths) for line in of(file)]
     if wrong:
         raise ValueError("the present code does not reproduce\n" + "\n".join(wrong))
-    print(f"{len(paths)} files are what the present code computes")
+    print(f"{len(paths)} file{'s' * (len(paths) > 1)}: what was computed again is what the present code computes")
 
 
 def _some(paths: list[Path]) -> list[Path]:

@@ -51,9 +51,9 @@ class Experiment(Options):
     eig_tol: float = 1e-2
     """residual allowed of an eigenvalue, relative to the largest"""
     accuracy: float = 2e-3
-    """relative error that flows aim at, over ν's memory"""
+    """relative error that flows aim at, of the weights after 100 units of time"""
     substeps: int = 1
-    """steps of the central flow in a unit of time"""
+    """steps of the central flow in a unit of time, at least, and with momentum of all flows"""
     coords: int = 10
     """number of weights, evenly spread, whose squared gradient and ν are recorded"""
     records: tuple[str, ...] = ()

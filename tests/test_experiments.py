@@ -6,7 +6,6 @@ import pytest
 import torch
 import xarray as xr
 
-import cflows
 from cflows import experiments, store
 from cflows.__main__ import main
 from cflows.tasks import TASKS, CifarResNet
@@ -141,20 +140,3 @@ def test_command_line(capsys):
     assert "central (step 6" in shown
     assert main(["info", path + "x"]) == 1
     assert "no run file" in capsys.readouterr().err
-
-
-def test_every_public_name_is_documented():
-    for name in cflows.__all__:
-        thing = getattr(cflows, name)
-        assert thing.__doc__, name
-        if isinstance(thing, type(cflows)):  # a module
-            members = [getattr(thing, n) for n in dir(thing) if not n.startswith("_")]
-            members = [m for m in members if getattr(m, "__module__", None) == thing.__name__ and callable(m)]
-        else:
-            members = (
-                [m for n, m in vars(thing).items() if not n.startswith("_") and callable(m)]
-                if isinstance(thing, type)
-                else []
-            )
-        for member in members:
-            assert member.__doc__, f"{name}: {member}"

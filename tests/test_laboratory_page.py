@@ -182,8 +182,7 @@ def test_what_happens_is_said(visit):
     page.wait_for_function("/^Step 60, η = 0.005/.test(document.querySelector('.readout').textContent)")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_is_accessible_and_fits_a_phone(visit, theme):
+def test_it_is_accessible_and_fits_a_phone(visit):
     page = opened(visit, {"width": 8, "steps": 30})
     page.evaluate("document.querySelector('.export').open = true")
     for viewport in (WIDE, PHONE):

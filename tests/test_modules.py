@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-import cflows
 from cflows import Objective, RMSProp, simulate
 from cflows.objective import derivative_check
 
@@ -722,7 +721,3 @@ def test_a_criterion_that_knows_what_to_do_with_shapes_is_left_to_it():
 def test_half_precision_weights_are_refused():
     with pytest.raises(TypeError, match=r"w0 is torch.float16.*float32"):
         Objective(lambda w: w.square().sum(), torch.ones(3).half())
-
-
-def test_module_and_version():
-    assert cflows.__version__

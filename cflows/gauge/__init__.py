@@ -45,8 +45,8 @@ class Reading:
         Share of ε in the preconditioner along the first eigenvector. Near 1 it is a floor, and not ν, that holds the
         eigenvalue down; or the eigenvector is of weights that the probe batch moves and training does not.
     max_lr : float, or list of float
-        Learning rate, of each group if they differ, at which the ratio would be 1 with ν and weights as they are. No
-        advice: both change as soon as the learning rate does.
+        Learning rate, a list of all different ones if groups differ, at which the ratio would be 1 with ν and weights
+        as they are. No advice: both change as soon as the learning rate does.
     loss : float
         On the probe batch.
     products : int
@@ -117,7 +117,7 @@ class Gauge:
         self._checked = False
 
     def measure(self, k: int = 1, tol: float = 1e-2) -> Reading:
-        """Find the k largest eigenvalues; the better, the nearer the last measurement is.
+        """Find the k largest eigenvalues, with the fewer products, the nearer the last measurement is.
 
         Parameters
         ----------
@@ -185,7 +185,7 @@ class Gauge:
         )
 
     def attach(
-        self, report: Callable[[Any], object], every: int = 10, method: str = "eigenvalues", k: int = 1
+        self, report: Callable[[Any], object], every: int = 100, method: str = "eigenvalues", k: int = 1
     ) -> ExitStack:
         """Report from the training loop itself, at every so many steps of the optimizer.
 
@@ -195,11 +195,12 @@ class Gauge:
             Is given each `Reading`, or `Quotient`: ``print``, for example, or
             ``lambda r: writer.add_scalar("edge", r.ratio, r.step)``.
         every : int
-            Steps from one report to the next.
+            Steps from one report to the next. A report of eigenvalues takes as long as ten steps or more, where the
+            probe batch is as large as that of a step.
         method : str
             "eigenvalues": `measure`. The others see the curvature along one step alone, at two of its points or
             between them, and cost less. "product": one Hessian-vector product. "losses": three values of the loss on
-            the probe batch. "gradients": nothing but two copies of the weights, since it compares the gradients of two
+            the probe batch. "gradients": copies of weights and gradients alone, since it compares the gradients of two
             steps of the run itself; it is right where these are of the same batch, and comes one step late.
         k : int
             Eigenvalues, as of `measure`.

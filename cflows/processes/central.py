@@ -344,4 +344,4 @@ class Ablated(Central):
     def check(cls, opt):
         super().check(opt)
         if opt.rate == 0:
-            raise ValueError("gradient descent has no ablated flow: only its curvature penalty holds eigenvalues at 2")
+            raise ValueError(f"{type(opt).__name__} has no ablated flow: its curvature penalty alone holds eigenvalues")

@@ -213,7 +213,7 @@ class Flow(Process):
             raise DivergenceError(
                 f"second derivatives of the loss are off from differences of its gradient by {off:.0%}: it is not "
                 "smooth (use GELU or tanh in place of ReLU), a kernel of PyTorch's has them wrong, or the flow was "
-                "thrown far off by eigenvalues well above 2"
+                "thrown far off by eigenvalues well above the threshold"
             )
         return T, reach
 
