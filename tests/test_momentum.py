@@ -351,10 +351,11 @@ def test_the_valley_of_momentum(opt):
     np.testing.assert_allclose(variance[80:], 2 * b, rtol=1e-2)
     np.testing.assert_allclose(central["predicted_loss"][80:], 0, atol=1e-2 * b * top)
     x, y, mx, my, seen = 1e-3, top - 5 * b / p, 0.0, 0.0, []
+    memory, (own, averaged) = opt.memory, opt.shares(1)
     for _ in range(200_000):
         gx, gy = y * x, x * x / 2 - b
-        mx, my = (opt.memory * m + (1 - opt.memory) * g for m, g in ((mx, gx), (my, gy)))
-        x, y = (w - opt.direction(m, g, 1) / p for w, m, g in ((x, mx, gx), (y, my, gy)))
+        mx, my = memory * mx + (1 - memory) * gx, memory * my + (1 - memory) * gy
+        x, y = x - (own * gx + averaged * mx) / p, y - (own * gy + averaged * my) / p
         seen.append((x * x, y))
     assert np.mean(seen[100_000:], 0) == pytest.approx([2 * b, top], rel=0.1)
 

@@ -160,9 +160,10 @@ class Gauge:
         with untouched(self.probe.module):
             value, pairs = within(None, None, compute)
         if not self._checked:
-            Hu = now.sign * (pairs.HU[:, 0] - now.decay * pairs.U[:, 0])
+            u, own = pairs.U[:, 0], now.decay * pairs.U[:, 0]
+            Hu = now.sign * (pairs.HU[:, 0] - own)
             with untouched(self.probe.module):  # with the same random numbers
-                within(None, None, lambda: self.probe.check(parameters, pairs.U[:, 0], Hu))
+                within(None, None, lambda: self.probe.check(parameters, u, Hu, float(own.norm())))
             self._checked = True
         if grads != [(p.grad, None if p.grad is None else p.grad._version) for p in parameters]:
             raise ValueError(

@@ -47,8 +47,11 @@ class Probe:
         pieces = torch.autograd.grad(gradient, parameters, v, retain_graph=True, materialize_grads=True)
         return flat(pieces)
 
-    def check(self, parameters: list[Tensor], u: Tensor, Hu: Tensor) -> None:
-        """Warn if Hu is not what a difference of gradients says. The parameters are afterwards what they were."""
+    def check(self, parameters: list[Tensor], u: Tensor, Hu: Tensor, removed: float = 0.0) -> None:
+        """Warn if Hu is not what a difference of gradients says. The parameters are afterwards what they were.
+
+        ``removed``: size of what Hu was a sum with, whose rounding it has.
+        """
         kept, sizes = [p.detach().clone() for p in parameters], [p.numel() for p in parameters]
         size = flat(kept).norm()
         h = STEPS[u.dtype] * max(float(size), 1.0) / float(u.norm())
@@ -62,7 +65,7 @@ class Probe:
         finally:
             for p, old in zip(parameters, kept, strict=True):
                 p.data.copy_(old)
-        rounding = ROUNDINGS * torch.finfo(u.dtype).eps * float(found[0].norm() + found[1].norm()) / h
+        rounding = ROUNDINGS * torch.finfo(u.dtype).eps * (float(found[0].norm() + found[1].norm()) / h + removed)
         off = float(((found[0] - found[1]) / (2 * h) - Hu).norm())
         if off > MAX_ERROR * float(Hu.norm()) + rounding:
             warnings.warn(

@@ -271,9 +271,7 @@ class Objective:
             If the objective was made from a function of the weights, and not from a module.
         """
         if self._model is None:
-            raise TypeError(
-                "this objective was made from a function of the weights and has no outputs; use Objective.from_module"
-            )
+            raise TypeError("this objective is a function of weights, without outputs; use Objective.from_module")
         binding, module = self._model
         out = terms.within(binding, self._flat(w), lambda: module(inputs))
         return out if w.requires_grad else out.detach()
