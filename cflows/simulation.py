@@ -178,8 +178,9 @@ def simulate(
     )  # fmt: skip
     path = None if checkpoint is None else files.writable(checkpoint)
     begin = (start or Start(f.w0)).fitted(opt, f.w0)
-    f = copy.copy(f)
-    f.w0 = begin.w
+    if start is not None:
+        f = copy.copy(f)
+        f.w0 = begin.w
     fingerprint = Fingerprint.of(f, opt, begin, options, outputs, further)
     run = Run(f, opt, options, fingerprint, outputs, further, path)
     if not run.resume():
