@@ -263,9 +263,9 @@ def answers(entries: dict[str, list[dict]], gpu: dict | None) -> list[str]:
             name: [e["rows"][name]["seconds"] / e["rows"]["none"]["seconds"] - 1 for e in entries["gauge"]]
             for name in ("gradients", "eigenvalues")
         }
-        free, exact = (f"{10 * min(x):.0f} % to {10 * max(x):.0f} %" for x in more.values())
+        free, exact = (f"{min(x):.2g} % to {max(x):.2g} %" for x in more.values())
         lines.append(
-            f"With a report of the **gauge** at every tenth step training takes {free} longer if it compares "
+            f"With a report of the **gauge** at every hundredth step training takes {free} longer if it compares "
             f"gradients, and {exact} longer with eigenvalues, by size."
         )
     if gpu:
