@@ -55,7 +55,7 @@ def flow(entries: Sequence[dict]) -> list[str]:
         ),
         *table(head, rows),
         "The difference has four causes. One step of second order replaces four of first order. Eigenvectors and "
-        f"third derivatives are computed anew every {min(intervals):.0f} to {max(intervals):.0f} units of time, as the "
+        f"third derivatives are computed anew every {between(intervals)} units of time, as the "
         "accuracy asks, and extrapolated between. Third derivatives are differences of gradients. Eigenpairs are no "
         "more accurate than the flow needs them.",
         "",
@@ -245,7 +245,7 @@ def answers(entries: dict[str, list[dict]], gpu: dict | None) -> list[str]:
         ratios = [theirs["gradients"] / ours["gradients"] for ours, theirs in both]
         nearer = all(ours["distance"] < theirs["distance"] for ours, theirs in both)
         lines.append(
-            f"The **published algorithm**, as it reads, costs {between(ratios)} times as much on the same network"
+            f"The **published algorithm**, as it reads, costs {between(ratios, 3)} times as much on the same network"
             + (" and ends farther from a precise solution." if nearer else ".")
         )
     if "sdcp" in entries:
