@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -64,6 +64,7 @@ def fault(f: Objective, w: Float[Tensor, "n"], third: bool) -> str:
     return f"are off from differences by {float(error.norm() / twins[0].norm()):.1%}{symmetric}{where}"
 
 
+@runtime_checkable
 class Gradients(Protocol):
     """What differences of gradients need of an objective."""
 
